@@ -1,0 +1,3 @@
+"""Train, attack and honestly judge adversarially robust image classifiers in JAX."""
+
+from robustjax._checks import InputError as InputError

@@ -1,0 +1,151 @@
+"""Eager validators: concrete Python and array values are checked, tracers pass.
+
+Every message names the argument in backticks, shows the value and says the fix.
+Factories call these once; pure functions call the shape checks, which are static.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class InputError(ValueError):
+    """Bad input from the user: one clear line, exit code 2 on the command line."""
+
+
+def is_concrete(value: object) -> bool:
+    """False for tracers, whose values are not known yet."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def positive(**arguments: object) -> None:
+    """Raises unless every keyword argument is a number (or array) above 0."""
+    for name, value in arguments.items():
+        if is_concrete(value) and not _all(value, lambda v: v > 0):
+            raise InputError(f"`{name}` must be a number above 0, got {value!r}.")
+
+
+def non_negative(**arguments: object) -> None:
+    """Raises unless every keyword argument is a number (or array) of at least 0."""
+    for name, value in arguments.items():
+        if is_concrete(value) and not _all(value, lambda v: v >= 0):
+            raise InputError(f"`{name}` must be a number of at least 0, got {value!r}.")
+
+
+def fraction(**arguments: object) -> None:
+    """Raises unless every keyword argument lies in [0, 1]."""
+    for name, value in arguments.items():
+        if is_concrete(value) and not _all(value, lambda v: (v >= 0) & (v <= 1)):
+            raise InputError(f"`{name}` must lie in [0, 1], got {value!r}.")
+
+
+def positive_int(**arguments: object) -> None:
+    """Raises unless every keyword argument is an integer of at least 1."""
+    for name, value in arguments.items():
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not whole or value < 1:
+            raise InputError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+
+
+def one_of(choices: object, **arguments: object) -> None:
+    """Raises unless every keyword argument is one of `choices`."""
+    options = tuple(choices)  # pyright: ignore[reportArgumentType]
+    for name, value in arguments.items():
+        if value not in options:
+            listed = ", ".join(repr(choice) for choice in options)
+            raise InputError(f"`{name}` must be one of {listed}; got {value!r}.")
+
+
+def radius(eps: object, bounds: tuple[float, float], *, largest: float) -> None:
+    """Raises unless a concrete `eps` lies in [0, largest]; `largest` may be inf."""
+    low, high = bounds
+    if not low < high:
+        raise InputError(f"`bounds` must be (low, high) with low < high, got {bounds!r}.")
+    if is_concrete(eps) and not _all(eps, lambda v: (v >= 0) & (v <= largest)):
+        hint = ""
+        if isinstance(eps, (int, float)) and eps > largest:
+            hint = f" Did you mean {eps}/255?"
+        raise InputError(
+            f"`eps` must lie in [0, {largest:g}] on the pixel scale of `bounds` "
+            f"{bounds}, got {eps!r}.{hint}"
+        )
+
+
+def images(**arguments: jax.Array) -> None:
+    """Raises unless every argument is a floating-point array with a batch axis."""
+    for name, x in arguments.items():
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise InputError(
+                f"`{name}` must be floating point with pixels in [0, 1], got dtype "
+                f"{x.dtype}. Divide integer images by 255."
+            )
+        if x.ndim < 2:
+            raise InputError(
+                f"`{name}` must have a batch axis first, [B, ...], got shape {x.shape}."
+            )
+
+
+def same_batch(**arguments: jax.Array) -> None:
+    """Raises unless all arguments agree in their first axis."""
+    sizes = {name: jnp.shape(value)[:1] for name, value in arguments.items()}
+    if len(set(sizes.values())) > 1 or () in sizes.values():
+        shapes = ", ".join(f"`{n}` {jnp.shape(v)}" for n, v in arguments.items())
+        raise InputError(f"First axes must be the same batch size, got {shapes}.")
+
+
+def same_shape(**arguments: jax.Array) -> None:
+    """Raises unless all arguments have one shape."""
+    if len({jnp.shape(value) for value in arguments.values()}) > 1:
+        shapes = ", ".join(f"`{n}` {jnp.shape(v)}" for n, v in arguments.items())
+        raise InputError(f"Shapes must be equal, got {shapes}.")
+
+
+def labels(logits: jax.Array, y: jax.Array) -> None:
+    """Raises unless `y` is int [B] or a distribution [B, K] for `logits` [B, K].
+
+    Concrete integer labels are also checked for their range; under `jit` they
+    cannot be, and a label out of range selects nothing.
+    """
+    if logits.ndim != 2:
+        raise InputError(f"`logits` must be [B, K], got shape {logits.shape}.")
+    same_batch(logits=logits, y=y)
+    if y.ndim == 2:
+        same_shape(logits=logits, y=y)
+        if not jnp.issubdtype(y.dtype, jnp.floating):
+            raise InputError(f"`y` [B, K] must be probabilities, got dtype {y.dtype}.")
+        return
+    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+        raise InputError(
+            f"`y` must be integer labels [B] or probabilities [B, K], got "
+            f"{y.dtype} {y.shape}."
+        )
+    label_range(y, logits.shape[-1])
+
+
+def label_range(y: object, num_classes: int) -> None:
+    """Raises if concrete integer labels fall outside [0, num_classes)."""
+    if is_concrete(y) and np.size(y):  # pyright: ignore[reportArgumentType]
+        lowest, highest = np.min(y), np.max(y)  # pyright: ignore[reportArgumentType]
+        if lowest < 0 or highest >= num_classes:
+            wrong = lowest if lowest < 0 else highest
+            raise InputError(
+                f"`y` must hold labels in [0, {num_classes - 1}], got {wrong}."
+            )
+
+
+def keys(key: jax.Array) -> None:
+    """Raises unless `key` is a typed key, or a [B] array of them."""
+    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        raise InputError(
+            f"`key` must be a typed key, as `jax.random.key(0)` makes, got "
+            f"{getattr(key, 'dtype', type(key).__name__)}."
+        )
+
+
+def _all(value: object, holds: object) -> bool:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    with np.errstate(invalid="ignore"):
+        return bool(np.all(holds(array)))  # pyright: ignore[reportCallIssue]
