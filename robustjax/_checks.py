@@ -104,7 +104,7 @@ def labels(logits: jax.Array, y: jax.Array) -> None:
     """Raises unless `y` is int [B] or a distribution [B, K] for `logits` [B, K].
 
     Concrete integer labels are also checked for their range; under `jit` they
-    cannot be, and a label out of range selects nothing.
+    cannot be, and a label out of range gives NaN.
     """
     if logits.ndim != 2:
         raise InputError(f"`logits` must be [B, K], got shape {logits.shape}.")
@@ -125,7 +125,8 @@ def labels(logits: jax.Array, y: jax.Array) -> None:
 def label_range(y: object, num_classes: int) -> None:
     """Raises if concrete integer labels fall outside [0, num_classes)."""
     if is_concrete(y) and np.size(y):  # pyright: ignore[reportArgumentType]
-        lowest, highest = np.min(y), np.max(y)  # pyright: ignore[reportArgumentType]
+        values = np.asarray(y)  # numpy, so that an outer trace records nothing
+        lowest, highest = values.min(), values.max()
         if lowest < 0 or highest >= num_classes:
             wrong = lowest if lowest < 0 else highest
             raise InputError(
