@@ -56,7 +56,8 @@ class Structure:
     def merge(self, values: Mapping[_Path, Array]) -> Any:
         """A new module with these values; its variables are its own."""
         state = nnx.from_flat_state(list(values.items()))
-        # Without the copy, updates in train mode would fail inside `grad` and `scan`.
+        # Variables must belong to the current trace, or updates in train mode fail
+        # inside `grad` and `scan`. Made of arrays they do; `copy` asks for it.
         return nnx.merge(self.graphdef, state, copy=True)
 
     def restarted(self, values: Mapping[_Path, Array], key: Key) -> dict[_Path, Array]:
