@@ -1,3 +1,14 @@
 """Train, attack and honestly judge adversarially robust image classifiers in JAX."""
 
+from robustjax import attacks as attacks
+from robustjax import data as data
+from robustjax import defenses as defenses
+from robustjax import evaluation as evaluation
+from robustjax import models as models
+from robustjax import objectives as objectives
+from robustjax import threats as threats
+from robustjax import training as training
+from robustjax import types as types
 from robustjax._checks import InputError as InputError
+
+__version__ = "0.1.0"

@@ -1,0 +1,142 @@
+"""Judges a trained classifier: python eval.py --workdir=DIR --suite=quick.
+
+Restores the best checkpoint (by validation), runs the attacks of the suite on the test
+split, prints a table and writes DIR/report/report.json and report.md. `--attack.eps=0.2`
+and the like change the suite; `--curve=0,0.05,0.1` adds a robustness curve. On a
+directory of several seeds it judges each and prints mean and deviation.
+"""
+
+from pathlib import Path
+
+import jax
+import ml_collections
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from robustjax import build, cli, evaluation, models, training
+from robustjax._checks import InputError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of train.py.")
+_SUITE = flags.DEFINE_string("suite", "quick", "Which attacks.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
+_REPORT = flags.DEFINE_string("report", None, "Where to write; WORKDIR/report if absent.")
+_NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "The first so many; or all.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images at a time.")
+_SAVE = flags.DEFINE_bool("save_adversarial", False, "Keep x_adv of each attack as npz.")
+_CURVE = flags.DEFINE_list("curve", None, "Radii of a robustness curve, ascending.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data are, if they moved.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the attacks.")
+_ATTACK = config_flags.DEFINE_config_dict(
+    "attack",
+    ml_collections.ConfigDict(
+        {
+            "norm": config_dict.placeholder(str),
+            "eps": config_dict.placeholder(float),
+            "step_size": config_dict.placeholder(float),
+            "num_steps": config_dict.placeholder(int),
+            "num_restarts": config_dict.placeholder(int),
+        }
+    ),
+    "Overrides of the suite's attacks; eps alone scales the step size with it.",
+)
+
+
+def judge(workdir: Path, report: Path) -> dict[str, float]:
+    """Evaluates one run, writes its report, returns accuracies by row."""
+    config = cli.read_config(workdir)
+    if _DATA_DIR.value is not None:
+        config.data.data_dir = _DATA_DIR.value
+    block = _evaluation(config.evaluation)
+    attacks = build.build_suite(_SUITE.value, block)
+    mesh = training.data_mesh()
+    run = build.run(config, mesh)
+    state = training.load(
+        build.build_stages(config, run.splits, run.model, mesh),
+        run.init,
+        workdir=workdir,
+        checkpoint=_CHECKPOINT.value,
+        average=run.options.average_decay is not None,
+        mesh=mesh,
+    )
+    step = int(state.step)
+    predict = models.logits_fn(run.model, state.evaluated_params, state.model_state)
+    key = jax.random.key(_SEED.value)
+    chosen = dict(
+        key=key,
+        batch_size=_BATCH_SIZE.value or block["batch_size"],
+        num_examples=_NUM_EXAMPLES.value,
+        mesh=mesh,
+    )
+    test = run.splits.test
+    result = evaluation.evaluate(
+        predict, test, attacks, keep_adversarial=_SAVE.value, **chosen
+    )
+    curve = None
+    if _CURVE.value is not None:
+        radii = _radii(_CURVE.value)
+        correct = evaluation.robustness_curve(
+            predict, test, build.curve_attack(block), radii, **chosen
+        )
+        curve = {"eps": radii, "accuracy": correct.mean(axis=1).tolist()}
+    summary = evaluation.summarise(result)
+    if jax.process_index() == 0:
+        context = dict(
+            workdir=str(workdir),
+            checkpoint=step,
+            data=repr(test),
+            suite=_SUITE.value,
+            seed=_SEED.value,
+            device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            commit=cli.commit(),
+            versions=cli.versions(),
+            config=build.resolved(config),
+        )
+        evaluation.write_report(report, summary, context=context, curve=curve)
+        if _SAVE.value:
+            evaluation.save_adversarial(report / "adversarial", result)
+        print(f"\n{workdir}, checkpoint of step {step}\n\n{evaluation.table(summary)}\n")
+        print(f"Report: {report / 'report.md'}")
+    return {row["name"]: row["accuracy"] for row in summary["rows"]}
+
+
+def main() -> None:
+    """Judges a run, or each seed of one."""
+    if _WORKDIR.value is None:
+        raise InputError("`--workdir` is missing, e.g. --workdir=runs/digits_pgd.")
+    workdir = Path(_WORKDIR.value)
+    report = Path(_REPORT.value) if _REPORT.value else workdir / "report"
+    seeds = sorted(workdir.glob("seed_*/config.json"))
+    if (workdir / "config.json").exists() or not seeds:
+        judge(workdir, report)
+        return
+    results = [judge(path.parent, report / path.parent.name) for path in seeds]
+    figures = {name: [result[name] for result in results] for name in results[0]}
+    if jax.process_index() == 0:
+        training.write_json(report / "seeds.json", figures)
+        print(f"\n{evaluation.seeds_table(figures)}")
+
+
+def _evaluation(block: ml_collections.ConfigDict) -> dict:
+    """`config.evaluation` with the flags' overrides."""
+    result, given = block.to_dict(), _ATTACK.value
+    if given.norm is not None:
+        result["threat"]["name"] = given.norm
+    if given.eps is not None:
+        old = result["threat"]["eps"]
+        result["threat"]["eps"] = given.eps
+        result["step_size"] *= given.eps / old if old else 1.0
+    for name in ("step_size", "num_steps", "num_restarts"):
+        if given[name] is not None:
+            result[name] = given[name]
+    return result
+
+
+def _radii(given: list[str]) -> list[float]:
+    try:
+        return [float(eps) for eps in given]
+    except ValueError as error:
+        raise InputError(f"`--curve` must be numbers as in 0,0.05, got {given}.") from error
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,223 @@
+"""Reports: the only code that formats numbers.
+
+`report.json` holds every number and every parameter, `report.md` the table that people
+read, `curve.png` a robustness curve if one was run.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from robustjax._checks import InputError
+from robustjax.evaluation.robustness import Robustness, wilson_interval
+from robustjax.training import write_json
+
+
+def summarise(result: Robustness) -> dict[str, Any]:
+    """Every number of an evaluation, JSON-able.
+
+    Returns:
+      `num_examples`, and `rows`: clean, each attack, the worst case, each with name,
+      accuracy, number correct, 95% Wilson interval and seconds; attacks also with all
+      parameters, the largest distances and the pixel range they reached.
+    """
+    total = len(result.labels)
+    rows = [_row("clean", result.clean_correct, result.clean_seconds)]
+    for attack in result.attacks:
+        row = _row(attack.name, attack.correct, attack.seconds)
+        row["parameters"] = dict(attack.parameters)
+        row["largest_distance"] = {
+            norm: float(values.max()) for norm, values in attack.distance.items()
+        }
+        row["pixel_range"] = [attack.lowest, attack.highest]
+        rows.append(row)
+    seconds = sum(attack.seconds for attack in result.attacks)
+    rows.append(_row("worst case", result.worst_case_correct, seconds))
+    return {"num_examples": total, "rows": rows}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The rows of a summary as an aligned Markdown table.
+
+    Example:
+      >>> row = {"name": "clean", "correct": 9, "accuracy": 0.9,
+      ...        "interval": [0.6, 0.98], "seconds": 0.1}
+      >>> print(table({"num_examples": 10, "rows": [row]}))
+      | attack | accuracy | 95% interval  | n  | seconds |
+      | ------ | -------- | ------------- | -- | ------- |
+      | clean  | 90.00%   | 60.00..98.00% | 10 | 0.1     |
+    """
+    cells = [("attack", "accuracy", "95% interval", "n", "seconds")]
+    for row in summary["rows"]:
+        low, high = row["interval"]
+        cells.append(
+            (
+                row["name"],
+                f"{100 * row['accuracy']:.2f}%",
+                f"{100 * low:.2f}..{100 * high:.2f}%",
+                str(summary["num_examples"]),
+                f"{row['seconds']:.1f}",
+            )
+        )
+    return _aligned(cells)
+
+
+def write_report(
+    directory: Path,
+    summary: Mapping[str, Any],
+    *,
+    context: Mapping[str, Any],
+    curve: Mapping[str, Sequence[float]] | None = None,
+) -> None:
+    """Writes `report.json`, `report.md` and, with a curve, `curve.png`.
+
+    Args:
+      directory: Created if needed.
+      summary: From `summarise`.
+      context: What else a reader needs: config, checkpoint, versions, device, commit.
+      curve: `eps` and `accuracy` of a robustness curve.
+
+    Raises:
+      InputError: the directory cannot be written.
+    """
+    content = {**context, **summary}
+    if curve is not None:
+        content["curve"] = {name: list(values) for name, values in curve.items()}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "report.json", content)
+        partial = directory / "report.md.partial"
+        partial.write_text(_markdown(summary, context, curve))
+        partial.replace(directory / "report.md")
+        if curve is not None:
+            _plot(directory / "curve.png", curve, summary["num_examples"])
+    except OSError as error:
+        raise InputError(f"Cannot write to {directory}: {error.strerror}.") from error
+
+
+def save_adversarial(directory: Path, result: Robustness) -> None:
+    """One `NAME.npz` per attack: `x_adv`, `index`, `labels`, `broken`.
+
+    `index` is the position in the split, `broken` whether the classifier is wrong on
+    x_adv.
+
+    Raises:
+      InputError: the directory cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for attack in result.attacks:
+            if attack.x_adv is None:
+                continue
+            path = directory / f"{attack.name.replace(' ', '_').replace('/', '_')}.npz"
+            partial = path.with_name(path.name + ".partial")
+            with partial.open("wb") as file:
+                np.savez_compressed(
+                    file,
+                    x_adv=attack.x_adv,
+                    index=result.index,
+                    labels=result.labels,
+                    broken=~attack.correct,
+                )
+            partial.replace(path)
+    except OSError as error:
+        raise InputError(f"Cannot write to {directory}: {error.strerror}.") from error
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (0 for a single value).
+
+    Example:
+      >>> mean_and_deviation([1.0, 3.0])
+      (2.0, 1.4142135623730951)
+    """
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return float(np.mean(values)), deviation
+
+
+def seeds_table(figures: Mapping[str, Sequence[float]]) -> str:
+    """Mean and deviation over seeds of accuracies by name, as a Markdown table.
+
+    Example:
+      >>> print(seeds_table({"clean": [0.98, 0.99]}))
+      | figure | mean   | deviation | seeds |
+      | ------ | ------ | --------- | ----- |
+      | clean  | 98.50% | 0.71      | 2     |
+    """
+    cells = [("figure", "mean", "deviation", "seeds")]
+    for name, values in figures.items():
+        mean, deviation = mean_and_deviation(values)
+        cells.append(
+            (name, f"{100 * mean:.2f}%", f"{100 * deviation:.2f}", str(len(values)))
+        )
+    return _aligned(cells)
+
+
+def _row(name: str, correct: np.ndarray, seconds: float) -> dict[str, Any]:
+    count, total = int(correct.sum()), len(correct)
+    return {
+        "name": name,
+        "correct": count,
+        "accuracy": count / total,
+        "interval": list(wilson_interval(count, total)),
+        "seconds": seconds,
+    }
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    return "\n".join(lines)
+
+
+def _markdown(summary: Mapping, context: Mapping, curve: Mapping | None) -> str:
+    lines = ["# Robustness report", ""]
+    for name in ("workdir", "checkpoint", "data", "suite", "device", "commit", "seed"):
+        if name in context:
+            lines.append(f"- {name}: {context[name]}")
+    lines += ["", table(summary), ""]
+    lines.append(
+        "The worst case counts an example as correct only if it is classified correctly "
+        "clean and under every attack above. Intervals are Wilson's."
+    )
+    lines += ["", "## Attacks", ""]
+    for row in summary["rows"]:
+        if "parameters" in row:
+            lines.append(f"- **{row['name']}**: `{row['parameters']}`")
+            reached = ", ".join(
+                f"{norm} {value:.6g}" for norm, value in row["largest_distance"].items()
+            )
+            low, high = row["pixel_range"]
+            lines.append(f"  - reached: {reached}; pixels in [{low:g}, {high:g}]")
+    if curve is not None:
+        lines += ["", "## Robustness curve", "", "![curve](curve.png)", ""]
+        cells = [("eps", "accuracy")]
+        for eps, accuracy in zip(curve["eps"], curve["accuracy"], strict=True):
+            cells.append((f"{eps:.5g}", f"{100 * accuracy:.2f}%"))
+        lines.append(_aligned(cells))
+    lines += ["", f"JAX {jax.__version__}; every number and the config: report.json.", ""]
+    return "\n".join(lines)
+
+
+def _plot(path: Path, curve: Mapping[str, Sequence[float]], total: int) -> None:
+    from matplotlib.figure import Figure  # slow to import, and needs no display
+
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    low, high = np.transpose(
+        [wilson_interval(round(a * total), total) for a in curve["accuracy"]]
+    )
+    axes.fill_between(curve["eps"], low, high, alpha=0.2, label="95% interval")
+    axes.plot(curve["eps"], curve["accuracy"], marker="o", label=f"n = {total}")
+    axes.set(xlabel="eps (pixels in [0, 1])", ylabel="accuracy", ylim=(0, 1))
+    axes.legend()
+    partial = path.with_suffix(".partial.png")
+    figure.savefig(partial, dpi=150)
+    partial.replace(path)

@@ -1,0 +1,85 @@
+"""Trains a classifier: python train.py --config=configs/digits_pgd.py --workdir=DIR.
+
+Running the same command again resumes, exactly. `--config.train.num_epochs=5` and the
+like override single values; `--seeds=0,1,2` trains one run per seed, in DIR/seed_0 and
+so on, and reports mean and deviation.
+"""
+
+import copy
+from pathlib import Path
+
+import jax
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from robustjax import build, cli, evaluation, models, training
+from robustjax._checks import InputError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is kept.")
+_SEEDS = flags.DEFINE_list("seeds", None, "One run per seed, e.g. 0,1,2.")
+_PROGRESS_BAR = flags.DEFINE_bool("progress_bar", True, "Whether to draw one.")
+
+
+def train_and_validate(
+    config: ml_collections.ConfigDict, workdir: Path, *, progress_bar: bool = True
+) -> dict[str, float]:
+    """One run from where `workdir` stands to its end; final validation metrics."""
+    mesh = training.data_mesh()
+    run = build.run(config, mesh, progress_bar=progress_bar)
+    stages = build.build_stages(config, run.splits, run.model, mesh)
+    cli.claim(workdir, build.resolved(config))
+    state = training.train(
+        stages,
+        run.init,
+        key=run.key,
+        workdir=workdir,
+        validate=run.validate,
+        prepare=run.prepare,
+        options=run.options,
+        mesh=mesh,
+    )
+    if run.validate is None:
+        return {}
+    return run.validate(state.evaluated_params, state.model_state)
+
+
+def main() -> None:
+    """Runs one training or one per seed."""
+    config = _CONFIG.value
+    if config is None:
+        raise InputError("`--config` is missing, e.g. --config=configs/digits_pgd.py.")
+    if _WORKDIR.value is None:
+        raise InputError("`--workdir` is missing, e.g. --workdir=runs/digits_pgd.")
+    workdir = Path(_WORKDIR.value)
+    if _SEEDS.value is None:
+        results = [train_and_validate(config, workdir, progress_bar=_PROGRESS_BAR.value)]
+    else:
+        results = []
+        for seed in _seeds(_SEEDS.value):
+            seeded = copy.deepcopy(config)
+            seeded.seed = seed
+            results.append(
+                train_and_validate(
+                    seeded, workdir / f"seed_{seed}", progress_bar=_PROGRESS_BAR.value
+                )
+            )
+    if jax.process_index() > 0:
+        return
+    figures = {name: [result[name] for result in results] for name in results[0]}
+    if _SEEDS.value is not None:
+        training.write_json(workdir / "seeds.json", figures)
+    if figures:
+        print(evaluation.seeds_table(figures))
+    print(f"Done: {workdir}. Judge it with: python eval.py --workdir={workdir}")
+
+
+def _seeds(given: list[str]) -> list[int]:
+    if not all(seed.isdecimal() for seed in given) or len(set(given)) < len(given):
+        raise InputError(f"`--seeds` must be different numbers as in 0,1,2, got {given}.")
+    return [int(seed) for seed in given]
+
+
+if __name__ == "__main__":
+    cli.run(main)
