@@ -1,9 +1,9 @@
 """Judges a trained classifier: python eval.py --workdir=DIR --suite=quick.
 
 Restores the best checkpoint (by validation), runs the attacks of the suite on the test
-split, prints a table and writes DIR/report/report.json and report.md. `--attack.eps=0.2`
-and the like change the suite; `--curve=0,0.05,0.1` adds a robustness curve. On a
-directory of several seeds it judges each and prints mean and deviation.
+split, prints a table and writes DIR/report/report.json and report.md. The flags
+`--attack.eps=0.2` and the like change the suite; `--curve=0,0.05,0.1` adds a robustness
+curve. On a directory of several seeds it judges each and prints mean and deviation.
 """
 
 from pathlib import Path
@@ -19,10 +19,14 @@ from robustjax._checks import InputError
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of train.py.")
 _SUITE = flags.DEFINE_string("suite", "quick", "Which attacks.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
-_REPORT = flags.DEFINE_string("report", None, "Where to write; WORKDIR/report if absent.")
+_REPORT = flags.DEFINE_string(
+    "report", None, "Where to write; WORKDIR/report if absent."
+)
 _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "The first so many; or all.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images at a time.")
-_SAVE = flags.DEFINE_bool("save_adversarial", False, "Keep x_adv of each attack as npz.")
+_SAVE = flags.DEFINE_bool(
+    "save_adversarial", False, "Keep x_adv of each attack as npz."
+)
 _CURVE = flags.DEFINE_list("curve", None, "Radii of a robustness curve, ascending.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data are, if they moved.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the attacks.")
@@ -94,7 +98,9 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         evaluation.write_report(report, summary, context=context, curve=curve)
         if _SAVE.value:
             evaluation.save_adversarial(report / "adversarial", result)
-        print(f"\n{workdir}, checkpoint of step {step}\n\n{evaluation.table(summary)}\n")
+        print(
+            f"\n{workdir}, checkpoint of step {step}\n\n{evaluation.table(summary)}\n"
+        )
         print(f"Report: {report / 'report.md'}")
     return {row["name"]: row["accuracy"] for row in summary["rows"]}
 
@@ -135,7 +141,9 @@ def _radii(given: list[str]) -> list[float]:
     try:
         return [float(eps) for eps in given]
     except ValueError as error:
-        raise InputError(f"`--curve` must be numbers as in 0,0.05, got {given}.") from error
+        raise InputError(
+            f"`--curve` must be numbers as in 0,0.05, got {given}."
+        ) from error
 
 
 if __name__ == "__main__":

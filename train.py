@@ -13,7 +13,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from robustjax import build, cli, evaluation, models, training
+from robustjax import build, cli, evaluation, training
 from robustjax._checks import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/.")
@@ -54,7 +54,9 @@ def main() -> None:
         raise InputError("`--workdir` is missing, e.g. --workdir=runs/digits_pgd.")
     workdir = Path(_WORKDIR.value)
     if _SEEDS.value is None:
-        results = [train_and_validate(config, workdir, progress_bar=_PROGRESS_BAR.value)]
+        results = [
+            train_and_validate(config, workdir, progress_bar=_PROGRESS_BAR.value)
+        ]
     else:
         results = []
         for seed in _seeds(_SEEDS.value):
@@ -77,7 +79,9 @@ def main() -> None:
 
 def _seeds(given: list[str]) -> list[int]:
     if not all(seed.isdecimal() for seed in given) or len(set(given)) < len(given):
-        raise InputError(f"`--seeds` must be different numbers as in 0,1,2, got {given}.")
+        raise InputError(
+            f"`--seeds` must be different numbers as in 0,1,2, got {given}."
+        )
     return [int(seed) for seed in given]
 
 

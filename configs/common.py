@@ -55,7 +55,11 @@ def base(eps: float) -> ml_collections.ConfigDict:
     )
     config.validation_attack = pgd(eps, step_size=eps / 4, num_steps=10)
     config.evaluation = dict(
-        threat=linf(eps), step_size=eps / 4, num_steps=40, num_restarts=5, batch_size=512
+        threat=linf(eps),
+        step_size=eps / 4,
+        num_steps=40,
+        num_restarts=5,
+        batch_size=512,
     )
     return config
 

@@ -44,7 +44,9 @@ def positive_int(**arguments: object) -> None:
     for name, value in arguments.items():
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         if not whole or value < 1:
-            raise InputError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+            raise InputError(
+                f"`{name}` must be an integer of at least 1, got {value!r}."
+            )
 
 
 def one_of(choices: object, **arguments: object) -> None:
@@ -60,7 +62,9 @@ def radius(eps: object, bounds: tuple[float, float], *, largest: float) -> None:
     """Raises unless a concrete `eps` lies in [0, largest]; `largest` may be inf."""
     low, high = bounds
     if not low < high:
-        raise InputError(f"`bounds` must be (low, high) with low < high, got {bounds!r}.")
+        raise InputError(
+            f"`bounds` must be (low, high) with low < high, got {bounds!r}."
+        )
     if is_concrete(eps) and not _all(eps, lambda v: (v >= 0) & (v <= largest)):
         hint = ""
         if isinstance(eps, (int, float)) and eps > largest:

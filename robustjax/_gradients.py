@@ -4,8 +4,9 @@ XLA on CPU brings a convolution into the layout of its fast kernel only in the e
 computation. Inside a `while` body, where every attack runs, the gradient of a
 convolution keeps the dimension order of its derivation and falls to a naive kernel,
 10 to 20 times slower. `loop_safe` re-emits every convolution of a function in the
-canonical layout (NHWC, HWIO, NHWC), with barriers that keep the simplifier from folding the transposes back into the dimension numbers.
-On other backends it returns the function unchanged.
+canonical layout (NHWC, HWIO, NHWC), with barriers that keep the simplifier from folding
+the transposes back into the dimension numbers. On other backends it returns the
+function unchanged.
 """
 
 import functools
@@ -13,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 from jax.extend import core
 from jax.extend.core.primitives import conv_general_dilated_p
 
@@ -45,7 +45,8 @@ def input_gradient(
       values [B], aux, and the gradient of the shape of `x`.
 
     Example:
-      >>> values, _, grad = input_gradient(lambda x: ((x**2).sum(1), ()), jnp.ones((2, 3)))
+      >>> square = lambda x: ((x**2).sum(1), ())
+      >>> values, _, grad = input_gradient(square, jnp.ones((2, 3)))
       >>> values.tolist(), grad[0].tolist()
       ([3.0, 3.0], [2.0, 2.0, 2.0])
     """
@@ -164,10 +165,14 @@ def _convolution(
     batch_group_count,
     **rest,
 ) -> Array:
-    """One convolution in canonical layout; `dimension_numbers` are those of the jaxpr."""
+    """One convolution in canonical layout; the keywords are the primitive's."""
     rank = len(window_strides)
     lhs_spec, rhs_spec, out_spec = dimension_numbers
-    canonical = (lhs_spec, rhs_spec, out_spec) == (_NHWC[rank], _HWIO[rank], _NHWC[rank])
+    canonical = (lhs_spec, rhs_spec, out_spec) == (
+        _NHWC[rank],
+        _HWIO[rank],
+        _NHWC[rank],
+    )
     # Grouped convolutions have no fast kernel: the naive one is the better of the two.
     canonical |= feature_group_count > 1 or batch_group_count > 1
     if not canonical:

@@ -130,7 +130,9 @@ def run(
     sample = data.as_float(jnp.asarray(splits.train.images[:1]))
     model = build_model(config.model, num_classes=splits.train.num_classes)
     augment = build_augmentation(config.data.augment)
-    options = _call("loop", training.LoopOptions, config.loop, progress_bar=progress_bar)
+    options = _call(
+        "loop", training.LoopOptions, config.loop, progress_bar=progress_bar
+    )
     return Run(
         splits=splits,
         model=model,
@@ -159,7 +161,9 @@ def build_stages(
     """The run's stages, `config.stages` naming their blocks in order."""
     sharding.check_divides(mesh, batch_size=config.data.batch_size)
     if not config.stages:
-        raise InputError(f"`stages` must name at least one block, got {config.stages!r}.")
+        raise InputError(
+            f"`stages` must name at least one block, got {config.stages!r}."
+        )
     stages = []
     for position, name in enumerate(config.stages):
         if name not in config:

@@ -23,9 +23,15 @@ from robustjax.training import Diverged, StoppedBySignal, write_json
 
 BAD_INPUT, STOPPED = 2, 75
 
-_MULTIHOST = flags.DEFINE_bool("multihost", False, "Run on several hosts, one process each.")
-_ADDRESS = flags.DEFINE_string("coordinator_address", None, "HOST:PORT; not on TPU VMs.")
-_COUNT = flags.DEFINE_integer("num_processes", None, "How many processes; not on TPU VMs.")
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost", False, "Run on several hosts, one process each."
+)
+_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT; not on TPU VMs."
+)
+_COUNT = flags.DEFINE_integer(
+    "num_processes", None, "How many processes; not on TPU VMs."
+)
 _INDEX = flags.DEFINE_integer("process_id", None, "Which one this is; not on TPU VMs.")
 
 
@@ -113,7 +119,9 @@ def _parse(argv: list[str]) -> None:
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # ml_collections reports misspelt keys and values of another type so.
         text = " ".join(str(error).split())
-        raise InputError(f"The config or one of its overrides is wrong: {text}") from error
+        raise InputError(
+            f"The config or one of its overrides is wrong: {text}"
+        ) from error
     if len(rest) > 1:
         raise InputError(f"Unknown argument {rest[1]!r}: flags begin with --.")
 

@@ -14,6 +14,7 @@ See "Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image Classifiers"
 """
 
 from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -21,9 +22,7 @@ from robustjax import _checks, _random
 from robustjax.types import Array, Key, Threat
 
 
-def linf(
-    eps: float | Array, *, bounds: tuple[float, float] = (0.0, 1.0)
-) -> Threat:
+def linf(eps: float | Array, *, bounds: tuple[float, float] = (0.0, 1.0)) -> Threat:
     """The L-infinity ball: every pixel moves by at most `eps`.
 
     Args:
@@ -46,9 +45,7 @@ def linf(
     def project(x_adv: Array, x: Array) -> Array:
         _check_pair(x_adv, x)
         room = _per_image(eps, x)
-        return jnp.clip(
-            x_adv, jnp.maximum(x - room, low), jnp.minimum(x + room, high)
-        )
+        return jnp.clip(x_adv, jnp.maximum(x - room, low), jnp.minimum(x + room, high))
 
     def sample(key: Key, x: Array) -> Array:
         noise = _per_image_draw(
@@ -97,7 +94,9 @@ def l2(eps: float | Array, *, bounds: tuple[float, float] = (0.0, 1.0)) -> Threa
             return length * direction / jnp.linalg.norm(direction)
 
         # Clipping only shortens the offset of an x inside the box.
-        return jnp.clip(x + _per_image(eps, x) * _per_image_draw(key, x, draw), low, high)
+        return jnp.clip(
+            x + _per_image(eps, x) * _per_image_draw(key, x, draw), low, high
+        )
 
     def project(x_adv: Array, x: Array) -> Array:
         _check_pair(x_adv, x)
@@ -164,7 +163,9 @@ def l1(
             signs = jax.random.rademacher(signs_key, shape, dtype)
             return signs * (sizes[:-1] / sizes.sum()).reshape(shape)
 
-        return jnp.clip(x + _per_image(eps, x) * _per_image_draw(key, x, draw), low, high)
+        return jnp.clip(
+            x + _per_image(eps, x) * _per_image_draw(key, x, draw), low, high
+        )
 
     def project(x_adv: Array, x: Array) -> Array:
         _check_pair(x_adv, x)

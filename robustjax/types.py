@@ -19,7 +19,7 @@ LogitsFn = Callable[[Array], Array]
 """Images [B, H, W, C] to unnormalised logits [B, K]."""
 
 Mode = Literal["train", "batch", "eval"]
-"""BatchNorm: batch statistics and new running ones | batch statistics | running ones."""
+"""BatchNorm: batch statistics and new running ones | the batch's | the running ones."""
 
 
 class Batch(NamedTuple):

@@ -10,7 +10,6 @@ projection. Every step is one forward and one backward pass, whatever the option
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -26,7 +25,7 @@ Start = Callable[[Key, Array], Array]
 
 def _sample_of_the_threat(key: Key, x: Array) -> Array:
     """Stands for `threat.sample` in signatures, where the threat is not known yet."""
-    raise NotImplementedError  # replaced before any call
+    raise AssertionError("replaced by `projected_gradient` before any call")
 
 
 class GradientState(NamedTuple):
@@ -93,7 +92,9 @@ def projected_gradient(
         x_adv = x if start is None else start(key, x)
         best = None
         if iterate == "best":
-            never = jnp.full(x.shape[:1], -jnp.inf, jnp.promote_types(x.dtype, "float32"))
+            never = jnp.full(
+                x.shape[:1], -jnp.inf, jnp.promote_types(x.dtype, "float32")
+            )
             best = Candidate(x_adv, never, jnp.zeros(x.shape[:1], bool))
         return GradientState(x_adv, rule.init(x_adv), best)
 
@@ -136,7 +137,7 @@ def pgd(
     iterate: Literal["last", "best"] = "last",
     freeze_broken: bool = False,
 ) -> IteratedAttack:
-    """Projected gradient descent (ascent, here), x <- P(x + step_size * steepest(grad)).
+    """Projected gradient descent, x <- P(x + step_size * steepest(gradient)).
 
     See "Towards Deep Learning Models Resistant to Adversarial Attacks" (Madry et al.,
     2018), section 2.1. Under L-inf the step is the gradient's sign, under L2 the unit
@@ -160,7 +161,8 @@ def pgd(
       >>> from robustjax import threats
       >>> attack = pgd(threats.linf(0.1), step_size=0.05, num_steps=4)
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
-      >>> x_adv = jax.jit(attack, static_argnums=1)(jax.random.key(0), lambda z: z, x, y)
+      >>> run = jax.jit(attack, static_argnums=1)
+      >>> x_adv = run(jax.random.key(0), lambda z: z, x, y)
       >>> x_adv.round(3).tolist()
       [[0.4..., 0.6...]]
     """

@@ -66,7 +66,9 @@ def trades(
 
     def craft(params: PyTree, model_state: PyTree, key: Key, batch: Batch) -> Array:
         attack_key, dropout_key = jax.random.split(key)
-        logits_fn = frozen(model, params, model_state, mode=attack_mode, key=dropout_key)
+        logits_fn = frozen(
+            model, params, model_state, mode=attack_mode, key=dropout_key
+        )
         clean = jax.nn.softmax(logits_fn(batch.x))
         return attack(attack_key, logits_fn, batch.x, clean)
 

@@ -15,7 +15,7 @@ def awp(loss_fn: LossFn, *, gamma: float = 0.01) -> LossFn:
     For every tensor with more than one axis, v = gamma * ||w|| * g / (||g|| + 1e-20),
     where g is the gradient of the loss at w on the same batch; biases and
     normalisation parameters stay. v is a constant of the step: the gradient at w + v
-    is applied to w, which the authors' code reaches by adding v and taking it off again.
+    is applied to w; the authors' code adds v and takes it off again.
 
     See "Adversarial Weight Perturbation Helps Robust Generalization" (Wu et al., 2020),
     eqs. (8)-(10); gamma 0.01 for adversarial training and 0.005 for TRADES there (the

@@ -184,8 +184,8 @@ def _markdown(summary: Mapping, context: Mapping, curve: Mapping | None) -> str:
             lines.append(f"- {name}: {context[name]}")
     lines += ["", table(summary), ""]
     lines.append(
-        "The worst case counts an example as correct only if it is classified correctly "
-        "clean and under every attack above. Intervals are Wilson's."
+        "The worst case counts an example as correct only if it is classified "
+        "correctly clean and under every attack above. Intervals are Wilson's."
     )
     lines += ["", "## Attacks", ""]
     for row in summary["rows"]:
@@ -202,7 +202,11 @@ def _markdown(summary: Mapping, context: Mapping, curve: Mapping | None) -> str:
         for eps, accuracy in zip(curve["eps"], curve["accuracy"], strict=True):
             cells.append((f"{eps:.5g}", f"{100 * accuracy:.2f}%"))
         lines.append(_aligned(cells))
-    lines += ["", f"JAX {jax.__version__}; every number and the config: report.json.", ""]
+    lines += [
+        "",
+        f"JAX {jax.__version__}; every number and the config: report.json.",
+        "",
+    ]
     return "\n".join(lines)
 
 

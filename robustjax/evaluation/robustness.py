@@ -120,7 +120,7 @@ def evaluate(
       >>> from robustjax import attacks, data, threats
       >>> from robustjax.data import Dataset
       >>> x = np.array([[[[0.3]]], [[[0.6]]]], np.float32)
-      >>> dataset = Dataset(x, np.array([0, 1], np.int32), np.arange(2), ("low", "high"))
+      >>> dataset = Dataset(x, np.int32([0, 1]), np.arange(2), ("low", "high"))
       >>> def logits_fn(z):
       ...     return jnp.concatenate([0.5 - z, z - 0.5], -1).reshape(-1, 2)
       >>> fgsm = NamedAttack("fgsm", attacks.fgsm(threats.linf(0.15)))
@@ -216,7 +216,9 @@ def robustness_curve(
     return np.logical_and.accumulate(np.concatenate(rows)[:total].T, axis=0)
 
 
-def wilson_interval(successes: int, total: int, *, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(
+    successes: int, total: int, *, z: float = 1.959964
+) -> tuple[float, float]:
     """Wilson's score interval of a proportion, 95% by default.
 
     See "Probable Inference, the Law of Succession, and Statistical Inference" (Wilson,
@@ -256,7 +258,9 @@ def _clean(predict: LogitsFn, x: Array, y: Array) -> _Correct:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _attacked(attack: Attack, keep: bool, key: Key, predict: LogitsFn, batch: EvalBatch) -> _Found:
+def _attacked(
+    attack: Attack, keep: bool, key: Key, predict: LogitsFn, batch: EvalBatch
+) -> _Found:
     x = as_float(batch.x)
     x_adv = attack(_image_keys(key, batch.index), predict, x, batch.y)
     _checks.same_shape(x_adv=x_adv, x=x)

@@ -154,7 +154,8 @@ class Checkpoints:
             )
         try:
             restored = self._manager.restore(
-                step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())  # pyright: ignore
+                step,
+                args=ocp.args.Composite(progress=ocp.args.JsonRestore()),  # pyright: ignore
             )
             fields = dict(restored["progress"])  # pyright: ignore
             fields["pending"] = tuple((s, m) for s, m in fields["pending"])

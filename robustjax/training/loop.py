@@ -29,7 +29,7 @@ from robustjax.training.metrics import MetricsLog, ProgressBar
 from robustjax.training.optimizers import freeze
 from robustjax.training.state import TrainState, create_state
 from robustjax.training.step import Prepare, TrainStep, make_train_step
-from robustjax.types import Array, Batch, Key, PyTree, Stage
+from robustjax.types import Batch, Key, PyTree, Stage
 
 Validate = Callable[[PyTree, PyTree], dict[str, float]]
 Init = Callable[[Key], tuple[PyTree, PyTree]]
@@ -308,8 +308,8 @@ class _StageRun:
                     good = f"step {saved[-1]}" if saved else "none, it came too early"
                     raise Diverged(
                         f"{name} is {value} at step {step} of stage "
-                        f"{self._stage.name!r}. Last good checkpoint: {good}. Lower the "
-                        "learning rate or clip the gradient (clip_norm)."
+                        f"{self._stage.name!r}. Last good checkpoint: {good}. Lower "
+                        "the learning rate or clip the gradient (clip_norm)."
                     )
         return rows
 
@@ -321,7 +321,9 @@ class _StageRun:
         if shared.validate is not None:
             metrics = shared.validate(state.evaluated_params, state.model_state)
             step = int(state.step)
-            shared.log.write(step, self._tags(progress.stage_step, "validation"), metrics)
+            shared.log.write(
+                step, self._tags(progress.stage_step, "validation"), metrics
+            )
             bar.show(metrics)
             bar.skip_clock()
             value = self._metric(metrics)

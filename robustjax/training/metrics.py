@@ -84,7 +84,9 @@ class ProgressBar:
       shown: False prints nothing.
     """
 
-    def __init__(self, name: str, *, total: int, done: int, batch_size: int, shown: bool):
+    def __init__(
+        self, name: str, *, total: int, done: int, batch_size: int, shown: bool
+    ):
         self._bar = tqdm(
             total=total, initial=done, desc=name, unit="step", disable=not shown
         )

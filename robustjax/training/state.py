@@ -57,7 +57,8 @@ def create_state(
       average: Whether to carry a moving average of the parameters.
 
     Example:
-      >>> state = create_state({"w": jnp.ones(2)}, {}, optax.sgd(0.1), jax.random.key(0))
+      >>> params = {"w": jnp.ones(2)}
+      >>> state = create_state(params, {}, optax.sgd(0.1), jax.random.key(0))
       >>> int(state.step)
       0
     """
