@@ -7,6 +7,7 @@ curve. On a directory of several seeds it judges each and prints mean and deviat
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -47,7 +48,7 @@ _ATTACK = config_flags.DEFINE_config_dict(
 
 def judge(workdir: Path, report: Path) -> dict[str, float]:
     """Evaluates one run, writes its report, returns accuracies by row."""
-    config = cli.read_config(workdir)
+    config: Any = cli.read_config(workdir)
     if _DATA_DIR.value is not None:
         config.data.data_dir = _DATA_DIR.value
     block = _evaluation(config.evaluation)
@@ -65,7 +66,7 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
     step = int(state.step)
     predict = models.logits_fn(run.model, state.evaluated_params, state.model_state)
     key = jax.random.key(_SEED.value)
-    chosen = dict(
+    chosen: dict[str, Any] = dict(
         key=key,
         batch_size=_BATCH_SIZE.value or block["batch_size"],
         num_examples=_NUM_EXAMPLES.value,

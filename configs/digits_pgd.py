@@ -17,7 +17,8 @@ EPS = 0.1
 def get_config() -> ml_collections.ConfigDict:
     """The config."""
     config = common.base(EPS)
-    config.model = dict(name="small_cnn", stages=((16, 32),), kernel_size=3, dense=128)
+    config.model = dict(name="small_cnn", stages=((32, 64),))
+    config.data.batch_size = 64
     config.loop.validate_every = 4
     config.train = common.train_stage(
         loss=dict(

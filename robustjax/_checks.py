@@ -5,6 +5,7 @@ Factories call these once; pure functions call the shape checks, which are stati
 """
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -43,7 +44,7 @@ def positive_int(**arguments: object) -> None:
     """Raises unless every keyword argument is an integer of at least 1."""
     for name, value in arguments.items():
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not whole or value < 1:
+        if not whole or value < 1:  # pyright: ignore[reportOperatorIssue]
             raise InputError(
                 f"`{name}` must be an integer of at least 1, got {value!r}."
             )
@@ -140,7 +141,8 @@ def label_range(y: object, num_classes: int) -> None:
 
 def keys(key: jax.Array) -> None:
     """Raises unless `key` is a typed key, or a [B] array of them."""
-    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+    dtype = getattr(key, "dtype", np.dtype("V"))
+    if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
         raise InputError(
             f"`key` must be a typed key, as `jax.random.key(0)` makes, got "
             f"{getattr(key, 'dtype', type(key).__name__)}."

@@ -45,6 +45,7 @@ def input_gradient(
       values [B], aux, and the gradient of the shape of `x`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> square = lambda x: ((x**2).sum(1), ())
       >>> values, _, grad = input_gradient(square, jnp.ones((2, 3)))
       >>> values.tolist(), grad[0].tolist()
@@ -74,6 +75,7 @@ def loop_safe(fun: _F) -> _F:
       A function of the same signature.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> double = loop_safe(lambda x: 2 * x)
       >>> float(double(jnp.float32(3.0)))
       6.0

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jax.sharding import Mesh
 
 from robustjax import (
@@ -93,6 +92,7 @@ SCHEDULES = {
 }
 
 Block = Mapping[str, Any]
+Config = Any  # an ml_collections.ConfigDict, whose type hides its fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +118,7 @@ class Run:
     options: training.LoopOptions
 
 
-def run(
-    config: ml_collections.ConfigDict, mesh: Mesh, *, progress_bar: bool = True
-) -> Run:
+def run(config: Config, mesh: Mesh, *, progress_bar: bool = True) -> Run:
     """Everything in a config but its stages.
 
     Raises:
@@ -144,7 +142,7 @@ def run(
     )
 
 
-def load_data(config: ml_collections.ConfigDict) -> data.Splits:
+def load_data(config: Config) -> data.Splits:
     """The splits that `config.data` names."""
     block = config.data
     return data.load(
@@ -156,7 +154,7 @@ def load_data(config: ml_collections.ConfigDict) -> data.Splits:
 
 
 def build_stages(
-    config: ml_collections.ConfigDict, splits: data.Splits, model: Model, mesh: Mesh
+    config: Config, splits: data.Splits, model: Model, mesh: Mesh
 ) -> list[Stage]:
     """The run's stages, `config.stages` naming their blocks in order."""
     sharding.check_divides(mesh, batch_size=config.data.batch_size)
@@ -292,7 +290,7 @@ def curve_attack(block: Block) -> Callable[[Array], Attack]:
     return attack_at
 
 
-def resolved(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def resolved(config: Config) -> dict[str, Any]:
     """A config as plain JSON values."""
     return json.loads(config.to_json())
 
@@ -332,7 +330,7 @@ def _start(block: dict[str, Any], threat: Threat | None):
 
 def _described(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """All parameters of a call in JSON-able form, defaults filled in."""
-    known = {v: k for k, v in OBJECTIVES.items()}
+    known: dict[Any, str] = {v: k for k, v in OBJECTIVES.items()}
     described = dict(given)
     for name, parameter in inspect.signature(factory).parameters.items():
         if name not in described and parameter.default is not inspect.Parameter.empty:
@@ -343,9 +341,7 @@ def _described(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[st
     return described
 
 
-def _validation(
-    config: ml_collections.ConfigDict, splits: data.Splits, model: Model, mesh: Mesh
-):
+def _validation(config: Config, splits: data.Splits, model: Model, mesh: Mesh):
     if splits.validation is None:
         return None
     attack = build_attack(config.validation_attack)

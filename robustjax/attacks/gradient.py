@@ -73,6 +73,7 @@ def projected_gradient(
       InputError: an argument is out of range.
 
     Example:
+      >>> import jax
       >>> from robustjax import threats
       >>> attack = projected_gradient(
       ...     threats.linf(0.1), optax.adam(-0.05), num_steps=4, random_start=None)
@@ -110,7 +111,7 @@ def projected_gradient(
         if best is not None:
             best = _outcome.keep_worse(best, Candidate(state.x_adv, value, is_broken))
         ascent, rule_state = rule.update(grad, state.rule, state.x_adv)
-        moved = threat.project(state.x_adv + ascent, x).astype(x.dtype)
+        moved = threat.project(state.x_adv + jnp.asarray(ascent), x).astype(x.dtype)
         if freeze_broken:
             moved = _outcome.where(is_broken, state.x_adv, moved)
         return GradientState(moved, rule_state, best)
@@ -158,6 +159,7 @@ def pgd(
       InputError: an argument is out of range.
 
     Example:
+      >>> import jax
       >>> from robustjax import threats
       >>> attack = pgd(threats.linf(0.1), step_size=0.05, num_steps=4)
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
@@ -201,6 +203,7 @@ def fgsm(
       InputError: an argument is out of range.
 
     Example:
+      >>> import jax
       >>> from robustjax import threats
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
       >>> fgsm(threats.linf(0.25))(jax.random.key(0), lambda z: z, x, y).tolist()
@@ -233,6 +236,7 @@ def bim(
     2.2. Arguments and errors as in `pgd`.
 
     Example:
+      >>> import jax
       >>> from robustjax import threats
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
       >>> attack = bim(threats.linf(0.25), step_size=0.125, num_steps=2)
@@ -280,6 +284,7 @@ def mi_fgsm(
       InputError: an argument is out of range.
 
     Example:
+      >>> import jax
       >>> from robustjax import threats
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
       >>> attack = mi_fgsm(threats.linf(0.25), num_steps=2)

@@ -48,14 +48,16 @@ def awp(loss_fn: LossFn, *, gamma: float = 0.01) -> LossFn:
     def perturbed(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch
     ) -> tuple[Array, LossAux]:
-        loss = loss_fn
+        loss: LossFn = loss_fn
         if isinstance(loss_fn, AdversarialLoss):
             craft_key, key = jax.random.split(key)
             x_adv = loss_fn.craft(params, model_state, craft_key, batch)
             objective = loss_fn.objective
 
-            def loss(params, model_state, key, batch):
+            def at_x_adv(params, model_state, key, batch, /):
                 return objective(params, model_state, key, batch, x_adv)
+
+            loss = at_x_adv
 
         # The proxy and the loss share the key: same dropout, same random starts.
         grads, _ = jax.grad(loss, has_aux=True)(

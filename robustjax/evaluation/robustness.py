@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from robustjax import _checks
+from robustjax.attacks._outcome import broken
 from robustjax.data import Dataset, EvalBatch, as_float, evaluation_batches
 from robustjax.training import sharding
 from robustjax.types import Array, Attack, Key, LogitsFn
@@ -97,36 +98,37 @@ def evaluate(
 ) -> Robustness:
     """Runs every attack on every example.
 
-    Image `i` of the split draws from `fold_in(key, i)`: the results depend on neither
-    batch size, padding nor device count. The last batch is padded, never recompiled.
+        Image `i` of the split draws from `fold_in(key, i)`: the results depend on neither
+        batch size, padding nor device count. The last batch is padded, never recompiled.
 
-    Args:
-      logits_fn: The classifier; `models.logits_fn(...)` keeps weights out of the
-        compiled code.
-      dataset: What to evaluate on.
-      attacks: What to run, in order.
-      key: A typed key.
-      batch_size: Images at a time over all devices; reduced to the data set's size,
-        then rounded up to a multiple of the devices.
-      num_examples: Only the first that many; None for all.
-      mesh: Devices, by default all of them.
-      keep_adversarial: Whether results hold x_adv.
+        Args:
+          logits_fn: The classifier; `models.logits_fn(...)` keeps weights out of the
+            compiled code.
+          dataset: What to evaluate on.
+          attacks: What to run, in order.
+          key: A typed key.
+          batch_size: Images at a time over all devices; reduced to the data set's size,
+            then rounded up to a multiple of the devices.
+          num_examples: Only the first that many; None for all.
+          mesh: Devices, by default all of them.
+          keep_adversarial: Whether results hold x_adv.
 
-    Raises:
-      InputError: an argument is out of range, or an attack returned something that is
-        not an image of the same shape.
+        Raises:
+          InputError: an argument is out of range, or an attack returned something that is
+            not an image of the same shape.
 
-    Example:
-      >>> from robustjax import attacks, data, threats
-      >>> from robustjax.data import Dataset
-      >>> x = np.array([[[[0.3]]], [[[0.6]]]], np.float32)
-      >>> dataset = Dataset(x, np.int32([0, 1]), np.arange(2), ("low", "high"))
-      >>> def logits_fn(z):
-      ...     return jnp.concatenate([0.5 - z, z - 0.5], -1).reshape(-1, 2)
-      >>> fgsm = NamedAttack("fgsm", attacks.fgsm(threats.linf(0.15)))
-      >>> result = evaluate(logits_fn, dataset, [fgsm], key=jax.random.key(0))
-      >>> result.clean_correct.tolist(), result.worst_case_correct.tolist()
-      ([True, True], [True, False])
+        Example:
+          >>> from robustjax import attacks, data, threats
+          >>> from robustjax.attacks._outcome import broken
+    from robustjax.data import Dataset
+          >>> x = np.array([[[[0.3]]], [[[0.6]]]], np.float32)
+          >>> dataset = Dataset(x, np.int32([0, 1]), np.arange(2), ("low", "high"))
+          >>> def logits_fn(z):
+          ...     return jnp.concatenate([0.5 - z, z - 0.5], -1).reshape(-1, 2)
+          >>> fgsm = NamedAttack("fgsm", attacks.fgsm(threats.linf(0.15)))
+          >>> result = evaluate(logits_fn, dataset, [fgsm], key=jax.random.key(0))
+          >>> result.clean_correct.tolist(), result.worst_case_correct.tolist()
+          ([True, True], [True, False])
     """
     _checks.positive_int(batch_size=batch_size)
     predict = _as_pytree(logits_fn)
@@ -208,7 +210,7 @@ def robustness_curve(
 
         def at(radius):
             x_adv = attack_at(radius)(keys, predict, x, batch.y)
-            return predict(x_adv).argmax(axis=1) == batch.y
+            return ~broken(predict(x_adv), batch.y)
 
         return jax.vmap(at)(jnp.asarray(radii)).T
 
@@ -254,12 +256,12 @@ class _Found(NamedTuple):
 
 @jax.jit
 def _clean(predict: LogitsFn, x: Array, y: Array) -> _Correct:
-    return _Correct(predict(x).argmax(axis=1) == y)
+    return _Correct(~broken(predict(x), y))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _attacked(
-    attack: Attack, keep: bool, key: Key, predict: LogitsFn, batch: EvalBatch
+    attack: Attack, keep: bool, key: Key, predict: LogitsFn, batch: Any
 ) -> _Found:
     x = as_float(batch.x)
     x_adv = attack(_image_keys(key, batch.index), predict, x, batch.y)
@@ -267,7 +269,7 @@ def _attacked(
     delta = (x_adv - x).reshape(x.shape[0], -1)
     flat = x_adv.reshape(x.shape[0], -1)
     return _Found(
-        correct=predict(x_adv).argmax(axis=1) == batch.y,
+        correct=~broken(predict(x_adv), batch.y),
         linf=jnp.abs(delta).max(axis=1),
         l2=jnp.linalg.norm(delta, axis=1),
         l1=jnp.abs(delta).sum(axis=1),

@@ -66,7 +66,8 @@ class Checkpoints:
             [
                 LatestN(keep_last),
                 BestN(
-                    get_metric_fn=lambda metrics: (metrics["stage"], metrics["value"]),
+                    # Only compared: a later stage beats an earlier one.
+                    get_metric_fn=lambda m: (m["stage"], m["value"]),  # pyright: ignore
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 ),

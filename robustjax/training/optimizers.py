@@ -1,15 +1,15 @@
 """Optimizers and schedules with the conventions of the field's training recipes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from robustjax import _checks
-from robustjax.types import Array, PyTree
+from robustjax.types import PyTree
 
-Schedule = Callable[[Array], Array]
+Schedule = optax.Schedule
 
 
 def sgd(
