@@ -25,8 +25,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _NHWC = {n: (0, n + 1, *range(1, n + 1)) for n in (1, 2, 3)}
 _HWIO = {n: (n + 1, n, *range(n)) for n in (1, 2, 3)}
 
-# Calls that only group equations: their bodies are evaluated in place.
-_INLINED = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
+# Calls that only group equations: their bodies are evaluated in place. Those with
+# derivatives of their own (custom_jvp, custom_vjp) stay, or the rules would be lost.
+_INLINED = ("jit", "pjit", "closed_call")
 
 
 def input_gradient(
@@ -126,6 +127,8 @@ def _bind(eqn: core.JaxprEqn, operands: list[Any], params: dict[str, Any]) -> li
 
 def _rewritten(value: Any) -> Any:
     """A parameter with every jaxpr in it rewritten."""
+    if hasattr(value, "_fields"):  # a named tuple, as linear solvers have
+        return type(value)(*map(_rewritten, value))
     if isinstance(value, (tuple, list)):
         return type(value)(_rewritten(item) for item in value)
     if not isinstance(value, (core.Jaxpr, core.ClosedJaxpr)):
@@ -170,14 +173,14 @@ def _convolution(
     """One convolution in canonical layout; the keywords are the primitive's."""
     rank = len(window_strides)
     lhs_spec, rhs_spec, out_spec = dimension_numbers
-    canonical = (lhs_spec, rhs_spec, out_spec) == (
+    # Grouped convolutions have no fast kernel: the naive one is the better of the two.
+    left_alone = feature_group_count > 1 or batch_group_count > 1 or rank not in _NHWC
+    left_alone = left_alone or (lhs_spec, rhs_spec, out_spec) == (
         _NHWC[rank],
         _HWIO[rank],
         _NHWC[rank],
     )
-    # Grouped convolutions have no fast kernel: the naive one is the better of the two.
-    canonical |= feature_group_count > 1 or batch_group_count > 1
-    if not canonical:
+    if not left_alone:
         lhs = lhs.transpose(lhs_spec[0], *lhs_spec[2:], lhs_spec[1])
         rhs = rhs.transpose(*rhs_spec[2:], rhs_spec[1], rhs_spec[0])
         lhs, rhs = jax.lax.optimization_barrier((lhs, rhs))
@@ -194,7 +197,7 @@ def _convolution(
         batch_group_count=batch_group_count,
         **rest,
     )
-    if canonical:
+    if left_alone:
         return out
     # Axis a of the result is batch, spatial or feature, wherever out_spec put it.
     order = [0] * (rank + 2)

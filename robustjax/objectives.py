@@ -36,15 +36,18 @@ def cross_entropy(logits: Array, y: Array, label_smoothing: float = 0.0) -> Arra
     _checks.labels(logits, y)
     _checks.fraction(label_smoothing=label_smoothing)
     logits = _wide(logits)
-    hit = _at(logits, y) if y.ndim == 1 else jnp.sum(y * logits, axis=1)
-    target = (1 - label_smoothing) * hit + label_smoothing * logits.mean(axis=1)
+    target = _at(logits, y) if y.ndim == 1 else jnp.sum(y * logits, axis=1)
+    if not (_checks.is_concrete(label_smoothing) and label_smoothing == 0):
+        # Left out where it is 0, since the mean of huge logits overflows.
+        mean = logits.mean(axis=1)
+        target = (1 - label_smoothing) * target + label_smoothing * mean
     return jax.nn.logsumexp(logits, axis=1) - target
 
 
 def margin(logits: Array, y: Array, confidence: float = float("inf")) -> Array:
     """The Carlini-Wagner margin, min(max_{k != y} z_k - z_y, confidence), [B].
 
-    Positive exactly where the example is misclassified.
+    Positive where the example is misclassified, negative where it is not, 0 at a tie.
     See "Towards Evaluating the Robustness of Neural Networks" (Carlini and Wagner,
     2017), section V.A, loss f_6, with the sign turned so that attacks climb it.
 
@@ -158,7 +161,8 @@ def _labelled(logits: Array, y: Array, *, least_classes: int) -> Array:
 
 
 def _at(logits: Array, y: Array) -> Array:
-    return jnp.take_along_axis(logits, y[:, None], axis=1, mode="fill")[:, 0]
+    rows = jnp.where(y < 0, logits.shape[1], y)[:, None]  # "fill" takes -1 as the last
+    return jnp.take_along_axis(logits, rows, axis=1, mode="fill")[:, 0]
 
 
 def _best_other(logits: Array, y: Array) -> Array:

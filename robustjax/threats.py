@@ -101,8 +101,7 @@ def l2(eps: float | Array, *, bounds: tuple[float, float] = (0.0, 1.0)) -> Threa
     def project(x_adv: Array, x: Array) -> Array:
         _check_pair(x_adv, x)
         size, room, rebuild = _offsets(x_adv, x, bounds)
-        share = _l2_share(size, room, _per_image(eps, size))
-        return rebuild(jnp.minimum(share * size, room))
+        return rebuild(_l2_lengths(size, room, _per_image(eps, size)))
 
     return Threat(
         name="l2",
@@ -170,8 +169,7 @@ def l1(
     def project(x_adv: Array, x: Array) -> Array:
         _check_pair(x_adv, x)
         size, room, rebuild = _offsets(x_adv, x, bounds)
-        threshold = _l1_threshold(size, room, _per_image(eps, size))
-        return rebuild(jnp.clip(size - threshold, 0.0, room))
+        return rebuild(_l1_lengths(size, room, _per_image(eps, size)))
 
     return Threat(
         name="l1",
@@ -206,8 +204,8 @@ def gaussian_start(scale: float) -> Callable[[Key, Array], Array]:
     return lambda key, x: x + scale * _per_image_draw(key, x, jax.random.normal)
 
 
-def _l2_share(size: Array, room: Array, eps: Array) -> Array:
-    """The t in [0, 1] with sum_i min(t size_i, room_i)^2 = eps^2, [B, 1].
+def _l2_lengths(size: Array, room: Array, eps: Array) -> Array:
+    """min(t size, room), where t solves sum_i min(t size_i, room_i)^2 = eps^2; [B, n].
 
     With S the coordinates that have used up their room, t solves
     t^2 sum_{not S} size^2 = eps^2 - sum_S room^2. Starting from an empty S, each
@@ -215,14 +213,16 @@ def _l2_share(size: Array, room: Array, eps: Array) -> Array:
     as soon as S stops growing (Croce and Hein sort the break points instead; this
     takes a handful of passes and no sort).
     """
-    fits = jnp.sum(jnp.minimum(size, room) ** 2, axis=1, keepdims=True) <= eps**2
+    inside = jnp.minimum(size, room)
+    fits = jnp.sum(inside**2, axis=1, keepdims=True) <= eps**2
+    # Only ratios of sizes matter to the others: huge ones must not overflow squared.
+    size = size / jnp.maximum(size.max(axis=1, keepdims=True), 1.0)
 
     def solve(full: Array) -> Array:
         used = jnp.sum(jnp.where(full, room, 0.0) ** 2, axis=1, keepdims=True)
         free = jnp.sum(jnp.where(full, 0.0, size) ** 2, axis=1, keepdims=True)
         left = jnp.maximum(eps**2 - used, 0.0)
-        share = jnp.sqrt(left / jnp.where(free > 0, free, 1.0))
-        return jnp.where(fits | (free == 0), 1.0, jnp.minimum(share, 1.0))
+        return jnp.sqrt(left / jnp.where(free > 0, free, 1.0))
 
     def body(carry):
         share, full, _ = carry
@@ -232,15 +232,17 @@ def _l2_share(size: Array, room: Array, eps: Array) -> Array:
     none = jnp.zeros(size.shape, bool)
     start = (solve(none), none, jnp.array(True))
     share, _, _ = jax.lax.while_loop(lambda carry: carry[2], body, start)
-    return share
+    return jnp.where(fits, inside, jnp.minimum(share * size, room))
 
 
-def _l1_threshold(size: Array, room: Array, eps: Array) -> Array:
-    """The lam >= 0 with sum_i clip(size_i - lam, 0, room_i) = eps, [B, 1].
+def _l1_lengths(size: Array, room: Array, eps: Array) -> Array:
+    """clip(size - lam, 0, room), where lam >= 0 makes their sum eps; [B, n].
 
     The sum falls with lam, linearly between break points. Newton steps inside a
     shrinking bracket, every other one a bisection, end when a step lands on the linear
-    piece from which it was computed: there the answer is exact.
+    piece from which it was computed: there the answer is exact. For offsets so large
+    that no float `lam` is close enough, the neighbour below is taken, whose sum is too
+    large, and the lengths are scaled down to the ball.
     """
     fits = jnp.sum(jnp.minimum(size, room), axis=1, keepdims=True) <= eps
 
@@ -261,19 +263,21 @@ def _l1_threshold(size: Array, room: Array, eps: Array) -> Array:
         root_gone, root_full = piece(root)
         exact = (root_gone == gone) & (root_full == full)
         low = jnp.where(excess > 0, trial, low)
-        high = jnp.where(excess < 0, trial, high)
-        middle = 0.5 * (low + high)
+        high = jnp.where(excess > 0, high, trial)  # on NaN too: the search must end
+        middle = low + 0.5 * (high - low)
         newton = (turn % 2 == 0) & (root > low) & (root < high)
-        proposal = jnp.where(exact | newton, root, middle)
         neighbours = (middle <= low) | (middle >= high)  # in floating point
-        trial = jnp.where(done, trial, proposal)
+        proposal = jnp.where(neighbours, low, jnp.where(newton, root, middle))
+        trial = jnp.where(done, trial, jnp.where(exact, root, proposal))
         return low, high, trial, done | exact | neighbours, turn + 1
 
     zero = jnp.zeros_like(eps * size[:, :1])
     top = size.max(axis=1, keepdims=True) + zero
     start = (zero, top, zero, jnp.broadcast_to(fits, zero.shape), jnp.int32(0))
     threshold = jax.lax.while_loop(lambda carry: ~carry[3].all(), body, start)[2]
-    return jnp.where(eps > 0, jnp.where(fits, 0.0, threshold), jnp.inf)
+    length = jnp.clip(size - jnp.where(fits, 0.0, threshold), 0.0, room)
+    total = jnp.sum(length, axis=1, keepdims=True)
+    return length * jnp.minimum(eps / jnp.where(total > 0, total, 1.0), 1.0)
 
 
 def _offsets(
@@ -290,7 +294,8 @@ def _offsets(
     def rebuild(length: Array) -> Array:
         return jnp.clip(x + (jnp.sign(delta) * length).reshape(x.shape), low, high)
 
-    return jnp.abs(delta), room, rebuild
+    largest = jnp.finfo(delta.dtype).max ** 0.5  # infinite offsets have a direction too
+    return jnp.minimum(jnp.abs(delta), largest), room, rebuild
 
 
 def _l2_direction(grad: Array) -> Array:

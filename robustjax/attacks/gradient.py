@@ -146,8 +146,8 @@ def pgd(
 
     Args:
       threat: Ball and box.
-      step_size: Length of a step in the threat's norm, on the pixel scale; may be
-        traced.
+      step_size: Length of a step in the threat's norm, on the pixel scale, scalar or
+        one per image [B]; may be traced.
       num_steps: Gradient steps.
       objective: What is climbed.
       random_start: `threat.sample` by default, None to start at x, or any
@@ -171,7 +171,7 @@ def pgd(
     _checks.positive(step_size=step_size)
     return projected_gradient(
         threat,
-        optax.chain(_steepest(threat), optax.scale(step_size)),  # pyright: ignore
+        _steepest(threat, step_size),
         num_steps=num_steps,
         objective=objective,
         random_start=random_start,
@@ -195,7 +195,7 @@ def fgsm(
 
     Args:
       threat: Ball and box.
-      step_size: Length of the step; `threat.eps` if None.
+      step_size: Length of the step, as in `pgd`; `threat.eps` if None.
       objective: What is climbed.
       random_start: As in `pgd`, but None by default.
 
@@ -214,7 +214,7 @@ def fgsm(
     _checks.non_negative(step_size=step_size)
     return projected_gradient(
         threat,
-        optax.chain(_steepest(threat), optax.scale(step_size)),  # pyright: ignore
+        _steepest(threat, step_size),
         num_steps=1,
         objective=objective,
         random_start=random_start,
@@ -273,7 +273,8 @@ def mi_fgsm(
     Args:
       threat: Ball and box.
       num_steps: Gradient steps.
-      step_size: Length of a step; `threat.eps / num_steps`, the paper's, if None.
+      step_size: Length of a step, as in `pgd`; `threat.eps / num_steps`, the paper's,
+        if None.
       momentum: The paper's mu.
       objective: What is climbed.
       random_start: As in `pgd`, but None by default, as in the paper.
@@ -299,8 +300,7 @@ def mi_fgsm(
     rule = optax.chain(
         _unit_l1(),
         optax.trace(decay=momentum),
-        _steepest(threat),
-        optax.scale(step_size),  # pyright: ignore
+        _steepest(threat, step_size),
     )
     return projected_gradient(
         threat,
@@ -313,8 +313,13 @@ def mi_fgsm(
     )
 
 
-def _steepest(threat: Threat) -> optax.GradientTransformation:
-    return optax.stateless(lambda grad, _: threat.steepest(grad))  # pyright: ignore
+def _steepest(threat: Threat, step_size: float | Array) -> optax.GradientTransformation:
+    def scaled(grad, _):
+        length = jnp.asarray(step_size, grad.dtype)
+        length = length.reshape(length.shape + (1,) * (grad.ndim - length.ndim))
+        return length * threat.steepest(grad)
+
+    return optax.stateless(scaled)
 
 
 def _unit_l1() -> optax.GradientTransformation:

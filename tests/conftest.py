@@ -1,0 +1,15 @@
+"""Stricter than users need: what broadcasts by accident or reuses a key fails here.
+
+Set before anything touches a device. Doctests of a whole run see it too.
+"""
+
+import hypothesis
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+# Compilation makes first examples slow, and seeds from the clock make CI a lottery.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci")
