@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import ml_collections
 from absl import flags
-from ml_collections import config_dict, config_flags
 
 from robustjax import build, cli, evaluation, models, training
 from robustjax._checks import InputError
@@ -31,19 +30,12 @@ _SAVE = flags.DEFINE_bool(
 _CURVE = flags.DEFINE_list("curve", None, "Radii of a robustness curve, ascending.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data are, if they moved.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the attacks.")
-_ATTACK = config_flags.DEFINE_config_dict(
-    "attack",
-    ml_collections.ConfigDict(
-        {
-            "norm": config_dict.placeholder(str),
-            "eps": config_dict.placeholder(float),
-            "step_size": config_dict.placeholder(float),
-            "num_steps": config_dict.placeholder(int),
-            "num_restarts": config_dict.placeholder(int),
-        }
-    ),
-    "Overrides of the suite's attacks; eps alone scales the step size with it.",
-)
+# Overrides of the suite's attacks.
+_NORM = flags.DEFINE_string("attack.norm", None, "linf, l2 or l1.")
+_EPS = flags.DEFINE_float("attack.eps", None, "Radius; step_size scales with it.")
+_STEP_SIZE = flags.DEFINE_float("attack.step_size", None, "Step size.")
+_NUM_STEPS = flags.DEFINE_integer("attack.num_steps", None, "Steps.")
+_NUM_RESTARTS = flags.DEFINE_integer("attack.num_restarts", None, "Restarts.")
 
 
 def judge(workdir: Path, report: Path) -> dict[str, float]:
@@ -53,6 +45,7 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         config.data.data_dir = _DATA_DIR.value
     block = _evaluation(config.evaluation)
     attacks = build.build_suite(_SUITE.value, block)
+    radii = None if _CURVE.value is None else _radii(_CURVE.value)
     mesh = training.data_mesh()
     run = build.run(config, mesh)
     state = training.load(
@@ -68,7 +61,7 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
     key = jax.random.key(_SEED.value)
     chosen: dict[str, Any] = dict(
         key=key,
-        batch_size=_BATCH_SIZE.value or block["batch_size"],
+        batch_size=block["batch_size"],
         num_examples=_NUM_EXAMPLES.value,
         mesh=mesh,
     )
@@ -77,8 +70,7 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         predict, test, attacks, keep_adversarial=_SAVE.value, **chosen
     )
     curve = None
-    if _CURVE.value is not None:
-        radii = _radii(_CURVE.value)
+    if radii is not None:
         correct = evaluation.robustness_curve(
             predict, test, build.curve_attack(block), radii, **chosen
         )
@@ -125,27 +117,36 @@ def main() -> None:
 
 def _evaluation(block: ml_collections.ConfigDict) -> dict:
     """`config.evaluation` with the flags' overrides."""
-    result, given = block.to_dict(), _ATTACK.value
-    if given.norm is not None:
-        result["threat"]["name"] = given.norm
-    if given.eps is not None:
+    result = block.to_dict()
+    if _NORM.value is not None:
+        result["threat"]["name"] = _NORM.value
+    if _EPS.value is not None:
         old = result["threat"]["eps"]
-        result["threat"]["eps"] = given.eps
-        result["step_size"] *= given.eps / old if old else 1.0
-    for name in ("step_size", "num_steps", "num_restarts"):
-        if given[name] is not None:
-            result[name] = given[name]
+        result["threat"]["eps"] = _EPS.value
+        result["step_size"] *= _EPS.value / old if old else 1.0
+    for name, flag in (
+        ("step_size", _STEP_SIZE),
+        ("num_steps", _NUM_STEPS),
+        ("num_restarts", _NUM_RESTARTS),
+        ("batch_size", _BATCH_SIZE),
+    ):
+        if flag.value is not None:
+            result[name] = flag.value
     return result
 
 
 def _radii(given: list[str]) -> list[float]:
     try:
-        return [float(eps) for eps in given]
-    except ValueError as error:
+        radii = [float(eps) for eps in given]
+    except ValueError:
+        radii = []
+    if not radii or radii[0] < 0 or sorted(set(radii)) != radii:
         raise InputError(
-            f"`--curve` must be numbers as in 0,0.05, got {given}."
-        ) from error
+            f"`--curve` must be ascending radii as in 0,0.05, got {given}."
+        )
+    return radii
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(cli)  # so that --help shows them
     cli.run(main)

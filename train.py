@@ -47,9 +47,7 @@ def train_and_validate(
 
 def main() -> None:
     """Runs one training or one per seed."""
-    config = _CONFIG.value
-    if config is None:
-        raise InputError("`--config` is missing, e.g. --config=configs/digits_pgd.py.")
+    config = cli.given_config(_CONFIG.value)
     if _WORKDIR.value is None:
         raise InputError("`--workdir` is missing, e.g. --workdir=runs/digits_pgd.")
     workdir = Path(_WORKDIR.value)
@@ -78,7 +76,8 @@ def main() -> None:
 
 
 def _seeds(given: list[str]) -> list[int]:
-    if not all(seed.isdecimal() for seed in given) or len(set(given)) < len(given):
+    numbers = all(seed.isdecimal() for seed in given)
+    if not numbers or not given or len(set(given)) < len(given):
         raise InputError(
             f"`--seeds` must be different numbers as in 0,1,2, got {given}."
         )
@@ -86,4 +85,5 @@ def _seeds(given: list[str]) -> list[int]:
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(cli)  # so that --help shows them
     cli.run(main)

@@ -280,6 +280,8 @@ def build_suite(name: str, block: Block) -> list[NamedAttack]:
 def curve_attack(block: Block) -> Callable[[Array], Attack]:
     """Radius (traced) to the PGD attack of `config.evaluation`, steps in proportion."""
     threat = build_threat(block["threat"])
+    if threat.eps == 0:
+        raise InputError("`--curve` needs `eps` above 0, to which the steps relate.")
     share = block["step_size"] / threat.eps
 
     def attack_at(eps: Array) -> Attack:

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import logging
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,17 +40,38 @@ def run(main: Callable[[], None]) -> None:
     """Parses the flags, runs `main`, exits with the code that says what happened."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     app.define_help_flags()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as on Ctrl-C
     try:
         _parse(sys.argv)
         if _MULTIHOST.value:
-            jax.distributed.initialize(_ADDRESS.value, _COUNT.value, _INDEX.value)
+            _connect()
         main()
     except InputError as error:
         _exit(error, BAD_INPUT)
     except StoppedBySignal as stopped:
         _exit(stopped, STOPPED)
+    except KeyboardInterrupt:
+        _exit("Stopped; what had been saved is kept. Run again to go on.", STOPPED)
     except Diverged as error:
         _exit(error, 1)
+
+
+def given_config(config: ml_collections.ConfigDict | None) -> Any:
+    """The config that `--config` names, locked.
+
+    Raises:
+      InputError: there is none.
+    """
+    if config is None:
+        raise InputError("`--config` is missing, e.g. --config=configs/digits_pgd.py.")
+    try:
+        return config.lock()
+    except (AttributeError, OSError) as error:
+        # A file that cannot be read makes trouble only when it is looked into.
+        raise InputError(
+            f"`--config` must be a file whose get_config() returns a ConfigDict: "
+            f"{str(error).splitlines()[-1].strip()}."
+        ) from error
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -114,16 +136,42 @@ def versions() -> dict[str, str]:
 def _parse(argv: list[str]) -> None:
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, InputError) as error:
-        raise InputError(str(error).splitlines()[0]) from error
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # ml_collections reports misspelt keys and values of another type so.
-        text = " ".join(str(error).split())
-        raise InputError(
-            f"The config or one of its overrides is wrong: {text}"
-        ) from error
+    except SystemExit:  # --help has been printed
+        sys.exit(0)
+    except Exception as error:
+        # A config is a program: anything may go wrong in it.
+        raise InputError(_reason(error)) from error
     if len(rest) > 1:
         raise InputError(f"Unknown argument {rest[1]!r}: flags begin with --.")
+
+
+def _reason(error: BaseException) -> str:
+    """What is wrong with the flags or the config, in one line."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    ours = [cause for cause in chain if isinstance(cause, InputError)]
+    if ours:
+        return str(ours[0])
+    if "Traceback" in str(error):  # ml_collections quotes that of the config's error
+        error = chain[-1]
+    text = " ".join(str(error).split())
+    if isinstance(error, flags.Error):
+        return text
+    name = text.strip("\"'")
+    if isinstance(error, AttributeError | KeyError) and name.isidentifier():
+        return f"The config has no {name!r} to override."
+    return f"`--config` or one of its overrides: {type(error).__name__}: {text}"
+
+
+def _connect() -> None:
+    try:
+        jax.distributed.initialize(_ADDRESS.value, _COUNT.value, _INDEX.value)
+    except ValueError as error:
+        raise InputError(
+            f"`--multihost` needs --coordinator_address, --num_processes and "
+            f"--process_id unless on a TPU VM: {error}"
+        ) from error
 
 
 def _first_difference(old: Any, new: Any, name: str = "config") -> tuple | None:
@@ -136,6 +184,6 @@ def _first_difference(old: Any, new: Any, name: str = "config") -> tuple | None:
     return None if old == new else (name, old, new)
 
 
-def _exit(error: Exception, code: int) -> None:
+def _exit(error: object, code: int) -> None:
     print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
     sys.exit(code)

@@ -27,8 +27,8 @@ def shuffled_batches(
     """Batches in a new random order every epoch, without end.
 
     Grain shuffles, shards and checkpoints indices; pixels are gathered a batch at a
-    time in threads. Batch `n` has the same images whatever the number of processes:
-    each gets its share of them. An iterator's state is `{"next_index": n}`, `n` the
+    time in threads. Batch `n` has the same rows whatever the number of processes: each
+    gets its block of them, in order. An iterator's state is `{"next_index": n}`, `n` the
     batches handed out, so a run may go on with another number of processes.
 
     Args:
@@ -97,19 +97,16 @@ class _ShuffledBatches:
         import grain  # half a second, which only training needs
 
         order = grain.MapDataset.range(len(self.dataset)).seed(self.seed).shuffle()
-        share = order[self.process_index :: self.process_count]
-        # Equally many for each, so that all processes end an epoch at the same step.
-        share = share[: len(self.dataset) // self.process_count]
         # Repeated last: what is below is shuffled anew in each pass.
         batches = (
-            share.batch(self.batch_size // self.process_count, drop_remainder=True)
-            .map(self._gather)
-            .repeat()
+            order.batch(self.batch_size, drop_remainder=True).map(self._gather).repeat()
         )
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
         return _Batches(iter(batches.to_iter_dataset(options)))
 
     def _gather(self, rows: np.ndarray) -> Batch:
+        share = self.batch_size // self.process_count
+        rows = rows[self.process_index * share :][:share]
         x, y = self.dataset.images[rows], self.dataset.labels[rows]
         return Batch(x, y)  # pyright: ignore[reportArgumentType]  # the step puts them on devices
 

@@ -98,37 +98,36 @@ def evaluate(
 ) -> Robustness:
     """Runs every attack on every example.
 
-        Image `i` of the split draws from `fold_in(key, i)`: the results depend on neither
-        batch size, padding nor device count. The last batch is padded, never recompiled.
+    Image `i` of the split draws from `fold_in(key, i)`: the results depend on neither
+    batch size, padding nor device count. The last batch is padded, never recompiled.
 
-        Args:
-          logits_fn: The classifier; `models.logits_fn(...)` keeps weights out of the
-            compiled code.
-          dataset: What to evaluate on.
-          attacks: What to run, in order.
-          key: A typed key.
-          batch_size: Images at a time over all devices; reduced to the data set's size,
-            then rounded up to a multiple of the devices.
-          num_examples: Only the first that many; None for all.
-          mesh: Devices, by default all of them.
-          keep_adversarial: Whether results hold x_adv.
+    Args:
+      logits_fn: The classifier; `models.logits_fn(...)` keeps weights out of the
+        compiled code.
+      dataset: What to evaluate on.
+      attacks: What to run, in order.
+      key: A typed key.
+      batch_size: Images at a time over all devices; reduced to the data set's size,
+        then rounded up to a multiple of the devices.
+      num_examples: Only the first that many; None for all.
+      mesh: Devices, by default all of them.
+      keep_adversarial: Whether results hold x_adv.
 
-        Raises:
-          InputError: an argument is out of range, or an attack returned something that is
-            not an image of the same shape.
+    Raises:
+      InputError: an argument is out of range, or an attack returned something that is
+        not an image of the same shape.
 
-        Example:
-          >>> from robustjax import attacks, data, threats
-          >>> from robustjax.attacks._outcome import broken
-    from robustjax.data import Dataset
-          >>> x = np.array([[[[0.3]]], [[[0.6]]]], np.float32)
-          >>> dataset = Dataset(x, np.int32([0, 1]), np.arange(2), ("low", "high"))
-          >>> def logits_fn(z):
-          ...     return jnp.concatenate([0.5 - z, z - 0.5], -1).reshape(-1, 2)
-          >>> fgsm = NamedAttack("fgsm", attacks.fgsm(threats.linf(0.15)))
-          >>> result = evaluate(logits_fn, dataset, [fgsm], key=jax.random.key(0))
-          >>> result.clean_correct.tolist(), result.worst_case_correct.tolist()
-          ([True, True], [True, False])
+    Example:
+      >>> from robustjax import attacks, data, threats
+      >>> from robustjax.data import Dataset
+      >>> x = np.array([[[[0.3]]], [[[0.6]]]], np.float32)
+      >>> dataset = Dataset(x, np.int32([0, 1]), np.arange(2), ("low", "high"))
+      >>> def logits_fn(z):
+      ...     return jnp.concatenate([0.5 - z, z - 0.5], -1).reshape(-1, 2)
+      >>> fgsm = NamedAttack("fgsm", attacks.fgsm(threats.linf(0.15)))
+      >>> result = evaluate(logits_fn, dataset, [fgsm], key=jax.random.key(0))
+      >>> result.clean_correct.tolist(), result.worst_case_correct.tolist()
+      ([True, True], [True, False])
     """
     _checks.positive_int(batch_size=batch_size)
     predict = _as_pytree(logits_fn)
@@ -137,7 +136,7 @@ def evaluate(
 
     def gather(run: Callable[[Any], NamedTuple]) -> tuple[Any, float]:
         start = time.monotonic()
-        rows = [jax.device_get(run(batch)) for batch in batches]
+        rows = [sharding.to_host(run(batch)) for batch in batches]
         joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *rows)
         return joined, time.monotonic() - start
 
@@ -214,7 +213,7 @@ def robustness_curve(
 
         return jax.vmap(at)(jnp.asarray(radii)).T
 
-    rows = [jax.device_get(curve(key, predict, batch)) for batch in batches]
+    rows = [sharding.to_host(curve(key, predict, batch)) for batch in batches]
     return np.logical_and.accumulate(np.concatenate(rows)[:total].T, axis=0)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+import tensorstore
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
     BestN,
@@ -23,6 +24,8 @@ from orbax.checkpoint.checkpoint_managers import (
 from robustjax._checks import InputError
 from robustjax.training.state import TrainState
 from robustjax.types import PyTree
+
+_RECORDS = ("_CHECKPOINT_METADATA", "_METADATA", "_sharding", "metadata", "metrics")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,32 +55,29 @@ class Checkpoints:
     """The checkpoints of one working directory.
 
     Args:
-      directory: Where they are; created by the first save.
+      directory: Where they are; created unless `read_only`.
       keep_last: How many of the latest are kept, beside the best one.
+      read_only: Whether nothing may be written or tidied up: another process may be
+        saving at this very moment.
 
     Raises:
-      InputError: the directory cannot be written.
+      InputError: the directory cannot be written, or a record in it is damaged.
     """
 
-    def __init__(self, directory: str | Path, *, keep_last: int = 2):
+    def __init__(
+        self, directory: str | Path, *, keep_last: int = 2, read_only: bool = False
+    ):
         self.directory = Path(directory).absolute()
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        policy = AnyPreservationPolicy(
-            [
-                LatestN(keep_last),
-                BestN(
-                    # Only compared: a later stage beats an earlier one.
-                    get_metric_fn=lambda m: (m["stage"], m["value"]),  # pyright: ignore
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy,
-            cleanup_tmp_directories=True,
-            best_fn=lambda metrics: metrics["value"],
-        )
+        # What goes wrong comes back as an exception; no pages of tracebacks as well.
+        logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
+        if read_only:
+            # Reads no records of checkpoints that nobody asked for.
+            options = ocp.CheckpointManagerOptions(
+                read_only=True, lightweight_initialize=True
+            )
+        else:
+            self._check_records()
+            options = _saving_options(keep_last)
         try:
             self._manager = ocp.CheckpointManager(
                 self.directory,
@@ -95,7 +95,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that can be restored, ascending."""
-        return sorted(self._manager.all_steps())
+        # From the names: what is being saved does not bear its own yet.
+        names = [path.name for path in self.directory.glob("*")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(
         self, state: TrainState, progress: Progress, *, value: float | None = None
@@ -112,9 +114,6 @@ class Checkpoints:
             checkpoints before it are untouched.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
-            self._manager.wait_until_finished()
-            self._manager.delete(step)
         metrics = None if value is None else {"stage": progress.stage, "value": value}
         # On CPU the saving thread would read buffers that the next step donates.
         snapshot = jax.tree.map(jnp.copy, state)
@@ -148,7 +147,7 @@ class Checkpoints:
         Raises:
           InputError: there is no such checkpoint or it is damaged.
         """
-        if step not in self._manager.all_steps():
+        if step not in self.steps():
             raise InputError(
                 f"No checkpoint of step {step} in {self.directory}; there are "
                 f"{self.steps() or 'none'}."
@@ -175,6 +174,12 @@ class Checkpoints:
         Raises:
           InputError: it is damaged, or holds another architecture.
         """
+        directory = self.directory / str(step)
+        try:
+            _check_json(directory)
+            _check_arrays(directory / "state")
+        except (OSError, ValueError) as error:
+            raise self._damaged(step, error) from error
         self._check_shapes(step, like)
         try:
             restored = self._manager.restore(
@@ -188,6 +193,14 @@ class Checkpoints:
     def close(self) -> None:
         """Waits and lets go of the directory."""
         self._manager.close()
+
+    def _check_records(self) -> None:
+        """Raises if a record is damaged that is read as soon as saving may begin."""
+        for step in self.steps():
+            try:
+                _check_json(self.directory / str(step))
+            except (OSError, ValueError) as error:
+                raise self._damaged(step, error) from error
 
     def _check_shapes(self, step: int, like: TrainState) -> None:
         try:
@@ -227,6 +240,47 @@ class Checkpoints:
             f"Could not save {what} to {self.directory} ({_first_line(error)}); "
             f"{last}. Make room or give another --workdir, then run again."
         )
+
+
+def _saving_options(keep_last: int) -> ocp.CheckpointManagerOptions:
+    policy = AnyPreservationPolicy(
+        [
+            LatestN(keep_last),
+            BestN(
+                # Only compared: a later stage beats an earlier one.
+                get_metric_fn=lambda m: (m["stage"], m["value"]),  # pyright: ignore
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+    )
+    return ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        cleanup_tmp_directories=True,
+        best_fn=lambda metrics: metrics["value"],
+    )
+
+
+def _check_json(directory: Path) -> None:
+    """Raises `ValueError` if a record that is there is not JSON."""
+    for path in directory.rglob("*"):
+        record = path.name in _RECORDS or path.parent.name == "array_metadatas"
+        if record and path.is_file():
+            json.loads(path.read_bytes())
+
+
+def _check_arrays(directory: Path) -> None:
+    """Reads every byte once and raises at the first that is missing.
+
+    Here, since Orbax reads in threads, whose failures fill the screen.
+    """
+    if not (directory / "manifest.ocdbt").is_file():
+        raise FileNotFoundError("manifest.ocdbt is missing")
+    store = tensorstore.KvStore.open(
+        {"driver": "ocdbt", "base": {"driver": "file", "path": f"{directory}/"}}
+    ).result()
+    for name in store.list().result():
+        store.read(name).result()
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

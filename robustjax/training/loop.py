@@ -107,6 +107,7 @@ def train(
       StoppedBySignal: after saving; calling again goes on.
       Diverged: a metric is not finite.
     """
+    _check_stages(stages, validate)
     options = options or LoopOptions()
     mesh = mesh or sharding.data_mesh()
     workdir = Path(workdir)
@@ -127,9 +128,19 @@ def train(
                     progress = Progress(stage=index)
                 if not progress.complete:
                     state = stage_run.run(state, progress)
-    if state is None:
+    return state  # pyright: ignore[reportReturnType]  # there is a stage
+
+
+def _check_stages(stages: Sequence[Stage], validate: Validate | None) -> None:
+    if not stages:
         raise _checks.InputError(f"`stages` must not be empty, got {stages!r}.")
-    return state
+    for stage in stages:
+        _checks.positive_int(num_epochs=stage.num_epochs)
+        if stage.selection != "last" and validate is None:
+            raise _checks.InputError(
+                f"`selection` of stage {stage.name!r} is {stage.selection!r}, which "
+                "needs validation images: set data.validation."
+            )
 
 
 def load(
@@ -162,7 +173,7 @@ def load(
         )
     if not directory.is_dir():
         raise _checks.InputError(f"`workdir` {workdir} holds no checkpoints.")
-    with contextlib.closing(Checkpoints(directory)) as checkpoints:
+    with contextlib.closing(Checkpoints(directory, read_only=True)) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
             raise _checks.InputError(f"`workdir` {workdir} holds no checkpoints.")
@@ -196,6 +207,7 @@ class _StageRun:
         self._shared, self._stage, self._index = run, stage, index
         self._is_last = index == num_stages - 1
         self._total = stage.num_epochs * stage.data.steps_per_epoch
+        self._bar: ProgressBar | None = None
 
     def begun(self, previous: TrainState | None, init: Init, key: Key) -> TrainState:
         """The stage's first state, from the one before it or from `init`."""
@@ -224,6 +236,15 @@ class _StageRun:
 
     def run(self, state: TrainState, progress: Progress) -> TrainState:
         """Steps from `progress` to the end of the stage."""
+        try:
+            return self._selected(*self._stepped(state, progress))
+        finally:
+            if self._bar is not None:
+                self._bar.close()
+
+    def _stepped(
+        self, state: TrainState, progress: Progress
+    ) -> tuple[TrainState, Progress]:
         shared, stage = self._shared, self._stage
         replicated = sharding.replicated(shared.mesh)
         step = jax.jit(
@@ -238,7 +259,7 @@ class _StageRun:
         for done in range(progress.stage_step + 1, self._total + 1):
             batch = next(batches)
             if bar is None:
-                bar = self._bar(batch, done - 1)
+                bar = self._bar = self._new_bar(batch, done - 1)
             state, metrics = step(state, sharding.local_rows(shared.mesh, batch))
             pending.append((offset + done, metrics))
             epoch, into_epoch = divmod(done, stage.data.steps_per_epoch)
@@ -259,9 +280,7 @@ class _StageRun:
             if (due or over) and self._stopped(done, at_checkpoint=True) and not over:
                 self._halt(offset + done)
             progress = dataclasses.replace(progress, pending=())
-        if bar is not None:
-            bar.close()
-        return self._selected(state, progress)
+        return state, progress
 
     def _step_fn(self, params: PyTree) -> TrainStep:
         options = self._shared.options
@@ -275,7 +294,7 @@ class _StageRun:
             accumulate=options.accumulate,
         )
 
-    def _bar(self, batch: Batch, done: int) -> ProgressBar:
+    def _new_bar(self, batch: Batch, done: int) -> ProgressBar:
         size = len(batch.y) * jax.process_count()
         sharding.check_divides(self._shared.mesh, batch_size=size)
         return ProgressBar(
@@ -327,7 +346,8 @@ class _StageRun:
             bar.show(metrics)
             bar.skip_clock()
             value = self._metric(metrics)
-            if value is not None and value >= (progress.best_value or -math.inf):
+            best = -math.inf if progress.best_value is None else progress.best_value
+            if value is not None and value >= best:
                 progress = dataclasses.replace(
                     progress, best_step=step, best_value=value
                 )

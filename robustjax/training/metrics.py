@@ -5,6 +5,7 @@ and resumed ends with the same bytes as one that never was. Speeds go to TensorB
 and to the bar.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -127,12 +128,10 @@ class ProgressBar:
 
 
 def _rows(path: Path) -> list[dict]:
-    """The whole rows of a metrics file; a line cut off by a kill ends it."""
+    """The whole rows of a metrics file, without a line that a kill cut off."""
     rows = []
     if path.exists():
-        for line in path.read_text().splitlines():
-            try:
+        for line in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
                 rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows
+    return [row for row in rows if isinstance(row, dict) and "step" in row]

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from robustjax import _checks
@@ -52,6 +53,13 @@ def local_rows(mesh: Mesh, batch: PyTree) -> PyTree:
     return jax.tree.map(
         lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
     )
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Whole numpy arrays from global ones; with several processes, all must ask."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def global_rows(mesh: Mesh, batch: PyTree) -> PyTree:

@@ -84,7 +84,8 @@ def make_train_step(
         if average is not None and average_decay is not None:
             count = state.step.astype(jnp.float32)
             decay = jnp.minimum(average_decay, (1 + count) / (10 + count))
-            average = optax.incremental_update(params, average, 1 - decay)
+            moved = optax.incremental_update(params, average, 1 - decay)
+            average = _keep_frozen(moved, average, trainable)
         new = TrainState(
             step=state.step + 1,
             params=params,
@@ -103,6 +104,13 @@ def _stop_frozen(params: PyTree, trainable: PyTree) -> PyTree:
         return subtree if is_trained else jax.lax.stop_gradient(subtree)
 
     return jax.tree.map(stop, trainable, params)
+
+
+def _keep_frozen(new: PyTree, old: PyTree, trainable: PyTree | None) -> PyTree:
+    """`new` where it is trained, else `old` to the bit: averaging rounds."""
+    if trainable is None:
+        return new
+    return jax.tree.map(lambda trained, n, o: n if trained else o, trainable, new, old)
 
 
 def _accumulated(
