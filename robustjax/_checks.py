@@ -150,6 +150,8 @@ def keys(key: jax.Array) -> None:
 
 
 def _all(value: object, holds: object) -> bool:
+    if isinstance(value, (str, bytes)):
+        return False  # numpy would read a number out of it
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
