@@ -10,10 +10,12 @@ function unchanged.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 from jax.extend.core.primitives import conv_general_dilated_p
 
@@ -46,7 +48,6 @@ def input_gradient(
       values [B], aux, and the gradient of the shape of `x`.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> square = lambda x: ((x**2).sum(1), ())
       >>> values, _, grad = input_gradient(square, jnp.ones((2, 3)))
       >>> values.tolist(), grad[0].tolist()
@@ -76,7 +77,6 @@ def loop_safe(fun: _F) -> _F:
       A function of the same signature.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> double = loop_safe(lambda x: 2 * x)
       >>> float(double(jnp.float32(3.0)))
       6.0
@@ -165,6 +165,7 @@ def _convolution(
     *,
     window_strides,
     padding,
+    lhs_dilation,
     dimension_numbers,
     feature_group_count,
     batch_group_count,
@@ -172,35 +173,45 @@ def _convolution(
 ) -> Array:
     """One convolution in canonical layout; the keywords are the primitive's."""
     rank = len(window_strides)
-    lhs_spec, rhs_spec, out_spec = dimension_numbers
+    specs = tuple(dimension_numbers)
     # Grouped convolutions have no fast kernel: the naive one is the better of the two.
-    left_alone = feature_group_count > 1 or batch_group_count > 1 or rank not in _NHWC
-    left_alone = left_alone or (lhs_spec, rhs_spec, out_spec) == (
-        _NHWC[rank],
-        _HWIO[rank],
-        _NHWC[rank],
-    )
-    if not left_alone:
-        lhs = lhs.transpose(lhs_spec[0], *lhs_spec[2:], lhs_spec[1])
-        rhs = rhs.transpose(*rhs_spec[2:], rhs_spec[1], rhs_spec[0])
-        lhs, rhs = jax.lax.optimization_barrier((lhs, rhs))
+    leave = feature_group_count > 1 or batch_group_count > 1 or rank not in _NHWC
+    # A kernel larger than the image: XLA would swap their roles, and take the naive
+    # kernel, unless the padding comes first.
+    large = not leave and _area(rhs, specs[1]) > _area(lhs, specs[0])
+    if not leave and not large:
+        leave = specs == (_NHWC[rank], _HWIO[rank], _NHWC[rank])
+    if not leave:
+        lhs = lhs.transpose(specs[0][0], *specs[0][2:], specs[0][1])
+        rhs = rhs.transpose(*specs[1][2:], specs[1][1], specs[1][0])
         dimension_numbers = jax.lax.ConvDimensionNumbers(
             _NHWC[rank], _HWIO[rank], _NHWC[rank]
         )
+        if large:
+            sides = ((*p, d - 1) for p, d in zip(padding, lhs_dilation, strict=True))
+            config = ((0, 0, 0), *sides, (0, 0, 0))
+            lhs = jax.lax.pad(lhs, jnp.zeros((), lhs.dtype), config)
+            padding, lhs_dilation = ((0, 0),) * rank, (1,) * rank
+        lhs, rhs = jax.lax.optimization_barrier((lhs, rhs))
     out = jax.lax.conv_general_dilated(
         lhs,
         rhs,
         window_strides,
         padding,
+        lhs_dilation=lhs_dilation,
         dimension_numbers=dimension_numbers,
         feature_group_count=feature_group_count,
         batch_group_count=batch_group_count,
         **rest,
     )
-    if left_alone:
+    if leave:
         return out
-    # Axis a of the result is batch, spatial or feature, wherever out_spec put it.
+    # Axis a of the result is batch, spatial or feature, wherever specs[2] put it.
     order = [0] * (rank + 2)
-    for source, place in zip((0, rank + 1, *range(1, rank + 1)), out_spec, strict=True):
+    for source, place in zip((0, rank + 1, *range(1, rank + 1)), specs[2], strict=True):
         order[place] = source
     return out.transpose(order)
+
+
+def _area(x: Array, spec: Sequence[int]) -> int:
+    return math.prod(x.shape[axis] for axis in spec[2:])
