@@ -19,14 +19,10 @@ from robustjax._checks import InputError
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of train.py.")
 _SUITE = flags.DEFINE_string("suite", "quick", "Which attacks.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
-_REPORT = flags.DEFINE_string(
-    "report", None, "Where to write; WORKDIR/report if absent."
-)
+_REPORT = flags.DEFINE_string("report", None, "Where to write; or WORKDIR/report.")
 _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "The first so many; or all.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images at a time.")
-_SAVE = flags.DEFINE_bool(
-    "save_adversarial", False, "Keep x_adv of each attack as npz."
-)
+_SAVE = flags.DEFINE_bool("save_adversarial", False, "Keep each attack's x_adv.")
 _CURVE = flags.DEFINE_list("curve", None, "Radii of a robustness curve, ascending.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data are, if they moved.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the attacks.")

@@ -28,8 +28,8 @@ def shuffled_batches(
 
     Grain shuffles, shards and checkpoints indices; pixels are gathered a batch at a
     time in threads. Batch `n` has the same rows whatever the number of processes: each
-    gets its block of them, in order. An iterator's state is `{"next_index": n}`, `n` the
-    batches handed out, so a run may go on with another number of processes.
+    gets its block of them, in order. An iterator's state is `{"next_index": n}`, `n`
+    the batches handed out, so a run may go on with another number of processes.
 
     Args:
       dataset: What is shuffled.

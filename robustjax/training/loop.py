@@ -255,12 +255,17 @@ class _StageRun:
             batches.set_state(progress.data)
         pending: list[tuple[int, dict[str, Any]]] = list(progress.pending)
         offset = int(state.step) - progress.stage_step
+        # Overlapping steps on several virtual CPU devices can starve one another's
+        # collectives until XLA aborts; real devices need no such care.
+        lockstep = shared.mesh.size > 1 and jax.default_backend() == "cpu"
         bar = None
         for done in range(progress.stage_step + 1, self._total + 1):
             batch = next(batches)
             if bar is None:
                 bar = self._bar = self._new_bar(batch, done - 1)
             state, metrics = step(state, sharding.local_rows(shared.mesh, batch))
+            if lockstep:
+                jax.block_until_ready(metrics)
             pending.append((offset + done, metrics))
             epoch, into_epoch = divmod(done, stage.data.steps_per_epoch)
             over = done == self._total
@@ -323,6 +328,7 @@ class _StageRun:
         for (step, _), row in zip(pending, rows, strict=True):
             for name, value in row.items():
                 if not math.isfinite(value):
+                    self._shared.checkpoints.wait()
                     saved = self._shared.checkpoints.steps()
                     good = f"step {saved[-1]}" if saved else "none, it came too early"
                     raise Diverged(
