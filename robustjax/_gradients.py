@@ -176,10 +176,12 @@ def _convolution(
     specs = tuple(dimension_numbers)
     # Grouped convolutions have no fast kernel: the naive one is the better of the two.
     leave = feature_group_count > 1 or batch_group_count > 1 or rank not in _NHWC
-    # A kernel larger than the image: XLA would swap their roles, and take the naive
-    # kernel, unless the padding comes first.
-    large = not leave and _area(rhs, specs[1]) > _area(lhs, specs[0])
-    if not leave and not large:
+    # Padding comes first where XLA goes astray otherwise: with a kernel larger than the
+    # image it swaps their roles and takes the naive kernel, and with negative padding
+    # (jax 0.10.2) it reads beyond the image.
+    pad_first = any(low < 0 or high < 0 for low, high in padding)
+    pad_first |= _area(rhs, specs[1]) > _area(lhs, specs[0])
+    if not leave and not pad_first:
         leave = specs == (_NHWC[rank], _HWIO[rank], _NHWC[rank])
     if not leave:
         lhs = lhs.transpose(specs[0][0], *specs[0][2:], specs[0][1])
@@ -187,7 +189,7 @@ def _convolution(
         dimension_numbers = jax.lax.ConvDimensionNumbers(
             _NHWC[rank], _HWIO[rank], _NHWC[rank]
         )
-        if large:
+        if pad_first:
             sides = ((*p, d - 1) for p, d in zip(padding, lhs_dilation, strict=True))
             config = ((0, 0, 0), *sides, (0, 0, 0))
             lhs = jax.lax.pad(lhs, jnp.zeros((), lhs.dtype), config)
