@@ -9,6 +9,9 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+# Steps that overlap on 8 virtual devices of one or two cores can starve each other's
+# collectives until XLA aborts the process.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 # Compilation makes first examples slow, and seeds from the clock make CI a lottery.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
