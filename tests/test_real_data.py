@@ -55,7 +55,7 @@ def test_mnist_is_learned_robustly():
         models.small_cnn(stages=((8,), (16,)), dense=64),
         splits.train,
         eps=0.1,
-        steps=100,
+        steps=150,
     )
     pgd = attacks.pgd(threats.linf(0.1), step_size=0.025, num_steps=10)
     result = evaluation.evaluate(
