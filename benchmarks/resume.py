@@ -35,6 +35,7 @@ def command(workdir: Path, epochs: int) -> list[str]:
         "loop.log_every": 3,
         "loop.average_decay": 0.9,
         "data.batch_size": 64,
+        "model.stages": "((8,16),)",
     }
     return [
         sys.executable,

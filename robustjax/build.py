@@ -90,6 +90,7 @@ SCHEDULES = {
     "cosine": training.cosine,
     "one_cycle": training.one_cycle,
 }
+SELECTIONS = ("last", "validation/clean_accuracy", "validation/robust_accuracy")
 
 Block = Mapping[str, Any]
 Config = Any  # an ml_collections.ConfigDict, whose type hides its fields
@@ -167,6 +168,10 @@ def build_stages(
         if name not in config:
             raise InputError(f"`stages` names {name!r}, but there is no config.{name}.")
         block = config[name]
+        one_of(
+            ("last",) if splits.validation is None else SELECTIONS,
+            selection=block.get("selection", "last"),
+        )
         stream = data.shuffled_batches(
             splits.train, config.data.batch_size, seed=1000 * config.seed + position
         )

@@ -152,7 +152,7 @@ def _reason(error: BaseException) -> str:
         chain.append(cause)
     ours = [cause for cause in chain if isinstance(cause, InputError)]
     if ours:
-        return str(ours[0])
+        return str(ours[-1])
     if "Traceback" in str(error):  # ml_collections quotes that of the config's error
         error = chain[-1]
     text = " ".join(str(error).split())

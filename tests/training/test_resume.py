@@ -17,6 +17,7 @@ TINY = (
     "--config.validation_attack.num_steps=2",
     "--config.loop.validate_every=1",
     "--config.data.batch_size=64",
+    "--config.model.stages=((8,16),)",
 )
 
 

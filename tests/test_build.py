@@ -1,0 +1,160 @@
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import digits_pgd
+from robustjax import InputError, build, models, objectives, threats, training
+from robustjax.types import Batch
+
+LINF = {"name": "linf", "eps": 0.1}
+PGD = {"name": "pgd", "threat": LINF, "step_size": 0.05, "num_steps": 2}
+
+
+def logits_fn(x):
+    flat = x.reshape(x.shape[0], -1)
+    return jnp.concatenate([flat[:, :1], 1 - flat[:, :1]], 1)
+
+
+def test_a_block_is_its_name_and_its_keywords():
+    threat = build.build_threat({"name": "l2", "eps": 0.5})
+    assert (threat.name, threat.eps) == ("l2", 0.5)
+    named = build.build_attack({**PGD, "num_steps": 4, "label": "mine"})
+    assert named.name == "mine"
+    x, y = jnp.full((3, 2, 2, 1), 0.4), jnp.zeros(3, jnp.int32)
+    x_adv = named.attack(jax.random.key(0), logits_fn, x, y)
+    np.testing.assert_allclose(x_adv[:, 0, 0, 0], 0.3, atol=1e-6)
+
+
+def test_an_attack_is_described_with_all_its_defaults():
+    block = {
+        "name": "restarts",
+        "num_restarts": 3,
+        "attack": {**PGD, "objective": "margin", "random_start": "none"},
+    }
+    parameters = build.build_attack(block).parameters
+    assert parameters == {
+        "name": "restarts",
+        "num_restarts": 3,
+        "objective": "cross_entropy",
+        "attack": {
+            "name": "pgd",
+            "threat": {"name": "linf", "eps": 0.1, "bounds": [0.0, 1.0]},
+            "step_size": 0.05,
+            "num_steps": 2,
+            "objective": "margin",
+            "random_start": {"name": "none"},
+            "iterate": "last",
+            "freeze_broken": False,
+        },
+    }
+
+
+def test_random_starts_have_names():
+    x, y = jnp.full((4, 2, 2, 1), 0.5), jnp.zeros(4, jnp.int32)
+    still = {**PGD, "step_size": 1e-9}
+
+    def moved(start):
+        attack = build.build_attack({**still, "random_start": start}).attack
+        return float(jnp.abs(attack(jax.random.key(0), logits_fn, x, y) - x).max())
+
+    assert moved("none") < 1e-6
+    assert 0.05 < moved("uniform") <= 0.1 + 1e-6
+    assert 1e-5 < moved({"name": "gaussian", "scale": 0.001}) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: build.build_threat({"name": "l7", "eps": 0.1}), "`threat name`"),
+        (lambda: build.build_threat({"eps": 0.1}), "`threat name`"),
+        (lambda: build.build_threat({**LINF, "radius": 1}), r"radius.* eps"),
+        (lambda: build.build_threat({"name": "linf", "eps": 8}), "Did you mean 8/255"),
+        (lambda: build.build_attack({**PGD, "steps": 3}), "steps.*num_steps"),
+        (lambda: build.build_attack({**PGD, "objective": "mse"}), "`objective name`"),
+        (lambda: build.build_attack({**PGD, "random_start": "no"}), "`random_start`"),
+        (lambda: build.build_augmentation({"blur": {}}), "`augment`"),
+        (lambda: build.build_suite("slow", {}), "`suite`"),
+        (
+            lambda: build.build_optimizer(
+                {"name": "sgd", "schedule": {"name": "cosine", "peak": 1}},
+                total_steps=3,
+            ),
+            "schedule",
+        ),
+        (
+            lambda: build.build_loss({"name": "trades"}, models.from_linen(None)),
+            "The block of loss",
+        ),
+    ],
+)
+def test_a_wrong_block_is_named(make, word):
+    with pytest.raises(InputError, match=word) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_table_of_objectives_is_the_modules():
+    for name, objective in build.OBJECTIVES.items():
+        assert objective is getattr(objectives, name)
+    for name, threat in build.THREATS.items():
+        assert threat is getattr(threats, name)
+
+
+def test_schedules_stretch_over_the_run():
+    block = {"name": "sgd", "momentum": 0.0}
+    schedule = {"name": "piecewise", "value": 1.0, "drops": (0.5,), "factor": 0.1}
+    optimizer = build.build_optimizer({**block, "schedule": schedule}, total_steps=4)
+    params = {"w": jnp.zeros(())}
+    state, steps = optimizer.init(params), []
+    for _ in range(4):
+        updates, state = optimizer.update({"w": jnp.ones(())}, state, params)
+        steps.append(-float(updates["w"]))
+    np.testing.assert_allclose(steps, [1.0, 1.0, 0.1, 0.1], rtol=1e-6)
+
+
+def test_the_quick_suite_is_pgd_and_its_best_restart():
+    block = digits_pgd.get_config().evaluation
+    first, second = build.build_suite("quick", block)
+    assert (first.name, second.name) == ("PGD-40", "PGD-40 x 5 restarts")
+    assert second.parameters["attack"]["iterate"] == "best"
+    assert second.parameters["num_restarts"] == 5
+
+
+def test_curve_steps_are_in_proportion():
+    block = {"threat": LINF, "step_size": 0.05, "num_steps": 1}
+    attack = build.curve_attack(block)(jnp.float32(0.2))
+    x, y = jnp.full((1, 1, 1, 1), 0.5), jnp.zeros(1, jnp.int32)
+    x_adv = attack(jax.random.key(0), logits_fn, x, y)
+    assert 0.3 - 1e-6 <= float(x_adv[0, 0, 0, 0]) < 0.7
+    with pytest.raises(InputError, match="--curve"):
+        build.curve_attack({**block, "threat": {"name": "linf", "eps": 0.0}})
+
+
+def test_awp_wraps_the_loss_of_its_block():
+    model = models.from_linen(models.small_cnn(stages=((4,),), dense=8))
+    inner = {"name": "adversarial", "attack": PGD, "clean_weight": 0.0}
+    loss = build.build_loss({"name": "awp", "loss": inner, "gamma": 0.01}, model)
+    x = jnp.full((2, 8, 8, 1), 0.5)
+    params, state = model.init(jax.random.key(0), x)
+    value, aux = loss(params, state, jax.random.key(1), Batch(x, jnp.array([1, 2])))
+    assert value.shape == ()
+    assert "accuracy/robust" in aux.metrics
+
+
+def test_stages_come_in_the_order_of_their_names():
+    config = digits_pgd.get_config().unlock()
+    config.second = ml_collections.ConfigDict(config.train.to_dict())
+    config.second.num_epochs = 3
+    config.stages = ("second", "train")
+    mesh = training.data_mesh()
+    run = build.run(config.lock(), mesh, progress_bar=False)
+    stages = build.build_stages(config, run.splits, run.model, mesh)
+    assert [(s.name, s.num_epochs) for s in stages] == [("second", 3), ("train", 40)]
+    first, second = (next(iter(stage.data)).y for stage in stages)
+    assert (first != second).any()
+    for wrong, word in (((), "`stages`"), (("none",), "config.none")):
+        config.unlock().stages = wrong
+        with pytest.raises(InputError, match=word):
+            build.build_stages(config, run.splits, run.model, mesh)

@@ -1,0 +1,93 @@
+"""Every config builds, is locked, and says how to run it."""
+
+import importlib
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+import configs
+from robustjax import build, data, training
+from robustjax.data import Dataset, Splits
+from robustjax.types import Batch
+
+SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+FOLDER = Path(configs.__file__).parent
+NAMES = [
+    path.stem
+    for path in sorted(FOLDER.glob("*.py"))
+    if "def get_config" in path.read_text()
+]
+
+
+def fake(name, **_):
+    """As many zeros as it takes to fill a batch."""
+
+    def split(count):
+        labels = np.arange(count, dtype=np.int32) % 10
+        images = np.zeros((count, *SHAPES[name]), np.uint8)
+        return Dataset(images, labels, np.arange(count), tuple("0123456789"), name)
+
+    return Splits(train=split(2048), validation=split(20), test=split(20))
+
+
+def test_there_are_configs():
+    assert {"digits_pgd", "cifar10_pgd_resnet18"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_is_locked_and_says_how_to_run_it(name):
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config()
+    assert isinstance(config, ml_collections.ConfigDict)
+    assert config.is_locked
+    assert config.train.is_locked
+    with pytest.raises(AttributeError):
+        config.train.misspelt = 1
+    assert f"python train.py --config=configs/{name}.py" in module.__doc__
+    assert build.resolved(config) == build.resolved(module.get_config())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_builds_and_its_step_has_the_right_shapes(name, monkeypatch):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    monkeypatch.setattr(data, "load", fake)
+    mesh = training.data_mesh()
+    run = build.run(config, mesh, progress_bar=False)
+    stages = build.build_stages(config, run.splits, run.model, mesh)
+    assert [stage.name for stage in stages] == list(config.stages)
+    assert run.validate is not None
+    assert build.build_suite("quick", config.evaluation)
+
+    for stage in stages:
+        step = training.make_train_step(
+            stage.loss_fn, stage.optimizer, prepare=run.prepare
+        )
+
+        def first(key, batch, stage=stage, step=step):
+            init_key, key = jax.random.split(key)
+            params, model_state = run.init(init_key)
+            state = training.create_state(params, model_state, stage.optimizer, key)
+            return step(state, batch), state
+
+        size, shape = config.data.batch_size, SHAPES[config.data.name]
+        batch = Batch(
+            jax.ShapeDtypeStruct((size, *shape), np.uint8),
+            jax.ShapeDtypeStruct((size,), np.int32),
+        )
+        (after, metrics), before = jax.eval_shape(first, jax.random.key(0), batch)
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(
+            lambda a: (a.shape, a.dtype), before
+        )
+        assert {"loss/total", "grad/norm"} <= set(metrics)
+        assert {metric.shape for metric in metrics.values()} == {()}
+
+
+def test_the_variant_of_a_config_is_chosen_after_a_colon():
+    module = importlib.import_module("configs.cifar10_pgd_resnet18")
+    paper, fast = module.get_config(), module.get_config("one_cycle")
+    assert (paper.train.num_epochs, fast.train.num_epochs) == (100, 30)
+    with pytest.raises(ValueError, match="got :other"):
+        module.get_config("other")
