@@ -216,9 +216,9 @@ def test_best_is_never_worse_than_last(objective):
 
     (wrong, value), (best_wrong, best_value) = judged("last"), judged("best")
     assert (best_wrong >= wrong).all()
-    assert best_wrong.sum() > wrong.sum()  # and it is worth its pass
     same = best_wrong == wrong
     assert (best_value >= value - 1e-4)[same].all()
+    assert (best_value > value + 1e-2)[same].any()  # and it is worth its pass
 
 
 def test_a_distribution_as_label():
