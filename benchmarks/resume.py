@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from robustjax import build, cli, training
@@ -97,7 +98,7 @@ def final_state(workdir: Path) -> training.TrainState:
 
 def same_bits(a: training.TrainState, b: training.TrainState) -> bool:
     def plain(leaf: jax.Array) -> np.ndarray:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         return np.asarray(leaf)
 

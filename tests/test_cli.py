@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import runpy
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -76,12 +77,19 @@ def refused(command):
     return run
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return tmp_path_factory.mktemp("original") / "run"
+
+
 @pytest.fixture
-def trained(command, tmp_path):
-    result = command("train.py", DIGITS, f"--workdir={tmp_path / 'run'}", *TINY)
-    assert (result.code, result.err) == (0, "")
-    assert "validation/robust_accuracy" in result.out
-    return tmp_path / "run"
+def trained(command, original, tmp_path):
+    """A copy of a finished run."""
+    if not original.exists():
+        result = command("train.py", DIGITS, f"--workdir={original}", *TINY)
+        assert (result.code, result.err) == (0, "")
+        assert "validation/robust_accuracy" in result.out
+    return shutil.copytree(original, tmp_path / "run")
 
 
 # --- from end to end ----------------------------------------------------------------

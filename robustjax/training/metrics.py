@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
 from tqdm import tqdm
 
 from robustjax._checks import InputError
@@ -42,9 +44,7 @@ class MetricsLog:
             workdir.mkdir(parents=True, exist_ok=True)
             partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
             partial.replace(self._path)
-            self._events = tensorboardX.SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=after + 1
-            )
+            self._events = _Events(workdir / "tensorboard", first_step=after + 1)
         except OSError as error:
             raise InputError(f"Cannot write to {workdir}: {error.strerror}.") from error
 
@@ -64,14 +64,46 @@ class MetricsLog:
 
     def speed(self, step: int, values: Mapping[str, float]):
         """TensorBoard only: what differs from run to run."""
-        if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        if self._events is None:
+            return
+        try:
+            self._events.write(step, values)
+        except OSError as error:
+            raise InputError(
+                f"Cannot write TensorBoard events beside {self._path}: "
+                f"{error.strerror}."
+            ) from error
 
     def close(self):
-        """Flushes and closes the event file."""
+        """Closes the event file."""
         if self._events is not None:
             self._events.close()
+
+
+class _Events:
+    """A TensorBoard event file, written in this thread.
+
+    The thread of `tensorboardX.SummaryWriter` dies where the disk is full, and the next
+    scalars wait for it for ever.
+    """
+
+    def __init__(self, directory: Path, *, first_step: int):
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(directory / "events"))
+        # What an earlier session wrote from this step on is void.
+        self._add(first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: Mapping[str, float]):
+        for name, value in values.items():
+            self._add(step, summary=summary.scalar(name, value))
+        self._writer.flush()
+
+    def close(self):
+        with contextlib.suppress(OSError):  # every row is in metrics.jsonl
+            self._writer.close()
+
+    def _add(self, step: int, **content: object):
+        self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
 
 
 class ProgressBar:

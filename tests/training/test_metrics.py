@@ -1,4 +1,6 @@
 import json
+import struct
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +58,43 @@ def test_a_hidden_bar_prints_nothing(capsys):
     bar.update(5, {"loss/total": 1.0})
     bar.close()
     assert capsys.readouterr().err == ""
+
+
+def events(directory):
+    """All events of a directory, read from the TFRecord frames."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted(directory.iterdir()):
+        content = path.read_bytes()
+        while content:
+            (size,) = struct.unpack("Q", content[:8])
+            found.append(Event.FromString(content[12 : 12 + size]))
+            content = content[16 + size :]
+    return found
+
+
+def test_tensorboard_gets_the_same_numbers_and_voids_later_ones(tmp_path):
+    log = MetricsLog(tmp_path, after=4)
+    log.write(6, {"stage": "train"}, {"loss/total": 0.25})
+    log.speed(6, {"time/images_per_second": 32.0})
+    found = events(tmp_path / "tensorboard")  # before closing: a kill loses nothing
+    log.close()
+    scalars = {
+        value.tag: (event.step, value.simple_value)
+        for event in found
+        for value in event.summary.value
+    }
+    assert scalars == {"loss/total": (6, 0.25), "time/images_per_second": (6, 32.0)}
+    (start,) = (e for e in found if e.HasField("session_log"))
+    assert start.step == 5
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_one_line_and_does_not_hang(tmp_path):
+    log = MetricsLog(tmp_path, after=0)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"Cannot write .*jsonl: No space left"):
+        log.write(1, {}, {"a": 1.0})
+    log.close()
