@@ -7,6 +7,7 @@ ragged last batch of an evaluation.
 """
 
 import time
+from typing import Any
 
 import common
 import jax
@@ -49,10 +50,15 @@ def shipped(num_steps: int) -> dict[str, Attack]:
     }
 
 
+def temporary_bytes(compiled: Any) -> int:
+    """What a compiled function allocates beside arguments and results."""
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
 def overhead(name: str, logits_fn: LogitsFn, x: Array, y: Array) -> None:
     """Time and memory of attacks against those of one gradient."""
     key, steps = jax.random.key(3), _NUM_STEPS.value
-    single = input_gradient.lower(logits_fn, x, y).compile().memory_analysis()
+    single = temporary_bytes(input_gradient.lower(logits_fn, x, y).compile())
     for label in ("pgd linf", "pgd l2", "pgd l1"):
         run = jax.jit(shipped(steps)[label])
         seconds = common.interleaved(
@@ -65,8 +71,8 @@ def overhead(name: str, logits_fn: LogitsFn, x: Array, y: Array) -> None:
         share = common.ratio(seconds, {"gradient": steps}, "attack")
         title = f"{name}: {label}-{steps} / ({steps} x gradient), batch {len(x)}"
         common.print_row(title, f"{share:.3f}", "<= 1.10", met=share <= 1.10)
-    memory = jax.jit(shipped(steps)["pgd linf"]).lower(key, logits_fn, x, y).compile()
-    peak = memory.memory_analysis().temp_size_in_bytes / single.temp_size_in_bytes
+    attack = jax.jit(shipped(steps)["pgd linf"]).lower(key, logits_fn, x, y).compile()
+    peak = temporary_bytes(attack) / single
     title = f"{name}: temporary memory, pgd linf-{steps} / gradient"
     common.print_row(title, f"{peak:.3f}", "<= 1.20", met=peak <= 1.2)
 
@@ -81,7 +87,7 @@ def compile_times(name: str, logits_fn: LogitsFn, x: Array, y: Array) -> None:
         seconds = time.perf_counter() - start
         run(key, logits_fn, x, y)
         run(jax.random.key(4), logits_fn, x + 0.0, y)
-        once = run._cache_size() == 1
+        once = run._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
         value = f"{seconds:.1f} s{'' if once else ', RECOMPILED'}"
         title = f"{name}: compile {label}, second call compiles nothing"
         common.print_row(title, value, "<= 20 s", met=seconds <= 20 and once)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -131,12 +131,14 @@ def evaluate(
     """
     _checks.positive_int(batch_size=batch_size)
     predict = _as_pytree(logits_fn)
-    batches = _batches(dataset, batch_size, num_examples, mesh or sharding.data_mesh())
+    batches = functools.partial(
+        _batches, dataset, batch_size, num_examples, mesh or sharding.data_mesh()
+    )
     total = len(dataset) if num_examples is None else num_examples
 
     def gather(run: Callable[[Any], NamedTuple]) -> tuple[Any, float]:
         start = time.monotonic()
-        rows = [sharding.to_host(run(batch)) for batch in batches]
+        rows = [sharding.to_host(run(batch)) for batch in batches()]
         joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *rows)
         return joined, time.monotonic() - start
 
@@ -280,15 +282,14 @@ def _attacked(
 
 def _batches(
     dataset: Dataset, batch_size: int, num_examples: int | None, mesh: Mesh
-) -> list[EvalBatch]:
-    """All blocks, on the devices; one shape, a multiple of the devices."""
+) -> Iterator[EvalBatch]:
+    """Block after block, on the devices; one shape, a multiple of the devices."""
     devices = mesh.shape["data"]
     total = len(dataset) if num_examples is None else num_examples
     batch_size = devices * math.ceil(min(batch_size, max(total, 1)) / devices)
-    return [
-        sharding.global_rows(mesh, batch._replace(index=batch.index.astype(np.uint32)))
-        for batch in evaluation_batches(dataset, batch_size, num_examples=num_examples)
-    ]
+    for batch in evaluation_batches(dataset, batch_size, num_examples=num_examples):
+        index = batch.index.astype(np.uint32)  # what keys fold in
+        yield sharding.global_rows(mesh, batch._replace(index=index))
 
 
 def _image_keys(key: Key, index: Array) -> Key:
