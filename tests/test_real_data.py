@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.data,
     pytest.mark.skipif(
         "TFDS_DATA_DIR" not in os.environ,
-        reason="set TFDS_DATA_DIR to a directory in which TFDS has prepared cifar10, mnist",
+        reason="set TFDS_DATA_DIR to a directory where TFDS prepared cifar10 and mnist",
     ),
 ]
 
