@@ -38,7 +38,7 @@ _INDEX = flags.DEFINE_integer("process_id", None, "Which one this is; not on TPU
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags, runs `main`, exits with the code that says what happened."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    _quieten()
     app.define_help_flags()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as on Ctrl-C
     try:
@@ -131,6 +131,19 @@ def versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "robustjax")
     found = {name: importlib.metadata.version(name) for name in names}
     return {"python": platform.python_version(), **found}
+
+
+def _quieten() -> None:
+    """Keeps pages of tracebacks off the screen: what fails comes back as an error."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+    def hook(unraisable: Any) -> None:
+        # TensorStore's threads report to a loop that Orbax closed when saving failed.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _parse(argv: list[str]) -> None:

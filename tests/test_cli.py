@@ -41,6 +41,7 @@ def command(monkeypatch, capfd):
         known = set(flags.FLAGS)
         handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
         code = 0
         try:
             runpy.run_path(str(ROOT / script), run_name="__main__")

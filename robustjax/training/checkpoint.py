@@ -128,7 +128,7 @@ class Checkpoints:
                 force=True,
             )
         except Exception as error:
-            raise self._failed(step, error) from error
+            raise self._failed(error) from error
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk.
@@ -139,7 +139,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise self._failed(None, error) from error
+            raise self._failed(error) from error
 
     def progress(self, step: int) -> Progress:
         """The record of one checkpoint.
@@ -232,12 +232,11 @@ class Checkpoints:
             f"({_first_line(error)}). {hint}"
         )
 
-    def _failed(self, step: int | None, error: Exception) -> InputError:
-        what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
-        kept = [s for s in self.steps() if s != step]
+    def _failed(self, error: Exception) -> InputError:
+        kept = self.steps()
         last = f"the last good one is step {kept[-1]}" if kept else "none was saved yet"
         return InputError(
-            f"Could not save {what} to {self.directory} ({_first_line(error)}); "
+            f"Could not save a checkpoint to {self.directory} ({_first_line(error)}); "
             f"{last}. Make room or give another --workdir, then run again."
         )
 

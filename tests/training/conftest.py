@@ -1,5 +1,6 @@
 """A toy that trains in milliseconds and depends on everything a run may depend on."""
 
+import subprocess
 import types
 
 import jax
@@ -125,3 +126,21 @@ def toy():
         bits=_bits,
         steps_per_epoch=STEPS_PER_EPOCH,
     )
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a file system of a size; skips where none can be mounted."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+
+    def mount(size):
+        line = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(directory)]
+        try:
+            subprocess.run(line, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("mounting a small disk needs root and CAP_SYS_ADMIN")
+        return directory
+
+    yield mount
+    subprocess.run(["umount", "--lazy", str(directory)], capture_output=True)

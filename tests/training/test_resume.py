@@ -90,6 +90,17 @@ def test_signals_save_and_the_same_command_goes_on(tmp_path):
     assert metrics(cut) == metrics(tmp_path / "whole")
 
 
+def test_a_full_disk_is_one_line(small_disk):
+    """700 kB hold one checkpoint of this network, not two."""
+    workdir = small_disk("700k") / "run"
+    process = train(workdir, "--config.model.stages=((16,16),)")
+    code, out, err = finish(process)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "Could not save a checkpoint" in err
+    assert "the last good one is step " in err
+    assert [json.loads(line) for line in metrics(workdir).splitlines()]
+
+
 def two_processes(script, *arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
