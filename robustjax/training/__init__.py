@@ -3,9 +3,6 @@
 from robustjax.training.checkpoint import Checkpoints as Checkpoints
 from robustjax.training.checkpoint import Progress as Progress
 from robustjax.training.checkpoint import write_json as write_json
-from robustjax.training.loop import Diverged as Diverged
-from robustjax.training.loop import LoopOptions as LoopOptions
-from robustjax.training.loop import StoppedBySignal as StoppedBySignal
 from robustjax.training.loop import load as load
 from robustjax.training.loop import train as train
 from robustjax.training.optimizers import adam as adam
@@ -17,6 +14,9 @@ from robustjax.training.optimizers import one_cycle as one_cycle
 from robustjax.training.optimizers import piecewise as piecewise
 from robustjax.training.optimizers import sgd as sgd
 from robustjax.training.sharding import data_mesh as data_mesh
+from robustjax.training.stage import Diverged as Diverged
+from robustjax.training.stage import LoopOptions as LoopOptions
+from robustjax.training.stage import StoppedBySignal as StoppedBySignal
 from robustjax.training.state import TrainState as TrainState
 from robustjax.training.state import create_state as create_state
 from robustjax.training.step import make_train_step as make_train_step
