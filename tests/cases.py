@@ -12,8 +12,7 @@ from robustjax.types import Batch
 THREATS = {
     "linf": (threats.linf, 0.1),
     "l2": (threats.l2, 0.5),
-    "l1": (threats.l1, 1.0),
-    "l1-sparse": (lambda eps, **kw: threats.l1(eps, sparsity=0.3, **kw), 1.0),
+    "l1": (lambda eps, **kw: threats.l1(eps, sparsity=0.3, **kw), 1.0),
 }
 
 # Name -> threat -> attack. Three steps of half the radius.
@@ -52,7 +51,9 @@ def _short_pgd(**kwargs):
 
 
 def _kl_pgd():
-    start = threats.gaussian_start(0.001)
+    # Not the papers' 0.001: so near to x the gradient of the KL is rounding noise, whose
+    # signs no two compilations agree on.
+    start = threats.gaussian_start(0.05)
     return _short_pgd(objective=objectives.kl, random_start=start)
 
 

@@ -5,6 +5,7 @@ Set before anything touches a device. Doctests of a whole run see it too.
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -16,3 +17,11 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 # Compilation makes first examples slow, and seeds from the clock make CI a lottery.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci")
+
+
+@pytest.fixture(scope="module")
+def compile_quickly():
+    """For modules of many small programs, whose time is all LLVM's."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -25,6 +25,7 @@ def logits_fn(x):
     return jnp.tanh(x.reshape(x.shape[0], -1) @ HIDDEN) @ HEAD
 
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 every_attack = pytest.mark.parametrize("attack_name", cases.ATTACKS)
 every_threat = pytest.mark.parametrize("threat_name", cases.THREATS)
 
