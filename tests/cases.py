@@ -51,7 +51,7 @@ def _short_pgd(**kwargs):
 
 
 def _kl_pgd():
-    # Not the papers' 0.001: so near to x the gradient of the KL is rounding noise, whose
+    # Not the papers' 0.001: so near x the gradient of the KL is rounding noise, whose
     # signs no two compilations agree on.
     start = threats.gaussian_start(0.05)
     return _short_pgd(objective=objectives.kl, random_start=start)
