@@ -4,7 +4,8 @@
     python eval.py --workdir=runs/digits_pgd --suite=quick
 
 Method: "Towards Deep Learning Models Resistant to Adversarial Attacks" (Madry et al.,
-2018); the data set, network and schedule are ours.
+2018); the data set, network and schedule are ours. Measured: 99.66% clean, 89.61% under
+PGD-40, a minute on 2 CPU cores (RESULTS.md).
 """
 
 import ml_collections
