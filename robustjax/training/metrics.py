@@ -90,7 +90,7 @@ class _Events:
     def __init__(self, directory: Path, *, first_step: int):
         directory.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(directory / "events"))
-        # What an earlier session wrote from this step on is void.
+        # What an earlier start of the run wrote from this step on is void.
         self._add(first_step, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: Mapping[str, float]):
