@@ -1,12 +1,24 @@
 """What the adversarial losses share."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 
-from robustjax.types import Array, Attack, Batch, Key, LogitsFn, Mode, Model, PyTree
+from robustjax.types import (
+    Array,
+    Attack,
+    Batch,
+    Key,
+    LogitsFn,
+    Mode,
+    Model,
+    ModelOutput,
+    PyTree,
+)
 
 Craft = Callable[[PyTree, PyTree, Key, Batch], Array]
+Statistics = Literal["adversarial", "both"]
 
 
 def crafting(model: Model, attack: Attack, *, mode: Mode) -> Craft:
@@ -30,6 +42,27 @@ def frozen(
     """
     fixed = jax.lax.stop_gradient(params)
     return lambda x: model.apply(fixed, model_state, x, mode=mode, key=key).logits
+
+
+def clean_and_adversarial(
+    model: Model,
+    params: PyTree,
+    model_state: PyTree,
+    key: Key,
+    x: Array,
+    x_adv: Array,
+    *,
+    statistics: Statistics,
+) -> tuple[ModelOutput, ModelOutput]:
+    """Forward passes of x and x_adv; the second one's `model_state` is the new one.
+
+    `statistics` says which of them move BatchNorm's running statistics.
+    """
+    clean_key, adv_key = jax.random.split(key)
+    mode = "train" if statistics == "both" else "batch"
+    clean = model.apply(params, model_state, x, mode=mode, key=clean_key)
+    adv = model.apply(params, clean.model_state, x_adv, mode="train", key=adv_key)
+    return clean, adv
 
 
 def accuracy(logits: Array, y: Array) -> Array:

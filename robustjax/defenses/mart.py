@@ -1,12 +1,15 @@
 """MART: misclassification-aware adversarial training."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
 from robustjax import _checks
-from robustjax.defenses._common import accuracy, crafting
+from robustjax.defenses._common import (
+    Statistics,
+    accuracy,
+    clean_and_adversarial,
+    crafting,
+)
 from robustjax.objectives import cross_entropy
 from robustjax.types import (
     AdversarialLoss,
@@ -32,7 +35,7 @@ def mart(
     *,
     beta: float = 6.0,
     attack_mode: Mode = "eval",
-    statistics: Literal["adversarial", "both"] = "adversarial",
+    statistics: Statistics = "adversarial",
 ) -> AdversarialLoss:
     """Boosted cross-entropy at x_adv + beta * weighted KL, batch means.
 
@@ -75,10 +78,9 @@ def mart(
     def objective(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
     ) -> tuple[Array, LossAux]:
-        clean_key, adv_key = jax.random.split(key)
-        mode = "train" if statistics == "both" else "batch"
-        clean = model.apply(params, model_state, batch.x, mode=mode, key=clean_key)
-        adv = model.apply(params, clean.model_state, x_adv, mode="train", key=adv_key)
+        clean, adv = clean_and_adversarial(
+            model, params, model_state, key, batch.x, x_adv, statistics=statistics
+        )
         boosted, divergence = mart_terms(clean.logits, adv.logits, batch.y)
         boosted, divergence = boosted.mean(), divergence.mean()
         metrics = {

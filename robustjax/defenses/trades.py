@@ -1,11 +1,14 @@
 """TRADES: trade clean accuracy against agreement of clean and adversarial outputs."""
 
-from typing import Literal
-
 import jax
 
 from robustjax import _checks
-from robustjax.defenses._common import accuracy, frozen
+from robustjax.defenses._common import (
+    Statistics,
+    accuracy,
+    clean_and_adversarial,
+    frozen,
+)
 from robustjax.objectives import cross_entropy, kl
 from robustjax.types import (
     AdversarialLoss,
@@ -26,7 +29,7 @@ def trades(
     *,
     beta: float = 6.0,
     attack_mode: Mode = "eval",
-    statistics: Literal["adversarial", "both"] = "adversarial",
+    statistics: Statistics = "adversarial",
 ) -> AdversarialLoss:
     """cross-entropy(x) + beta * KL(softmax z(x) || softmax z(x_adv)), batch means.
 
@@ -75,10 +78,9 @@ def trades(
     def objective(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
     ) -> tuple[Array, LossAux]:
-        clean_key, adv_key = jax.random.split(key)
-        mode = "train" if statistics == "both" else "batch"
-        clean = model.apply(params, model_state, batch.x, mode=mode, key=clean_key)
-        adv = model.apply(params, clean.model_state, x_adv, mode="train", key=adv_key)
+        clean, adv = clean_and_adversarial(
+            model, params, model_state, key, batch.x, x_adv, statistics=statistics
+        )
         natural = cross_entropy(clean.logits, batch.y).mean()
         divergence = kl(adv.logits, jax.nn.softmax(clean.logits)).mean()
         metrics = {
