@@ -90,6 +90,13 @@ def images(**arguments: jax.Array) -> None:
             )
 
 
+def no_nan(**arguments: jax.Array) -> None:
+    """Raises if a concrete array holds NaN."""
+    for name, value in arguments.items():
+        if is_concrete(value) and np.isnan(np.asarray(value, np.float32)).any():
+            raise InputError(f"`{name}` must be numbers, got NaN in {value.shape}.")
+
+
 def same_batch(**arguments: jax.Array) -> None:
     """Raises unless all arguments agree in their first axis."""
     sizes = {name: jnp.shape(value)[:1] for name, value in arguments.items()}
@@ -137,6 +144,18 @@ def label_range(y: object, num_classes: int) -> None:
             raise InputError(
                 f"`y` must hold labels in [0, {num_classes - 1}], got {wrong}."
             )
+
+
+def targets_differ(target: object, y: object) -> None:
+    """Raises if concrete targets equal the labels that they should replace."""
+    if not (is_concrete(target) and is_concrete(y)) or np.shape(target) != np.shape(y):
+        return
+    equal = np.flatnonzero(np.asarray(target) == np.asarray(y))
+    if np.ndim(target) == 1 and equal.size:
+        raise InputError(
+            f"`target` must differ from the label, got {np.asarray(target)[equal[0]]} "
+            f"for both at image {equal[0]}."
+        )
 
 
 def keys(key: jax.Array) -> None:

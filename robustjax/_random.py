@@ -1,5 +1,7 @@
 """Keys per image, so that results depend on neither batch size nor order."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -29,6 +31,15 @@ def per_image_keys(key: Key, batch_size: int) -> Key:
             f"{key.shape}."
         )
     return key
+
+
+def draw(key: Key, x: Array, sampler: Callable[..., Array]) -> Array:
+    """`sampler(key, shape, dtype)` for each image with its own key, of shape of `x`.
+
+    `key` is one key or one per image. E.g. `draw(key, x, jax.random.normal)`.
+    """
+    keys = per_image_keys(key, x.shape[0])
+    return jax.vmap(lambda k: sampler(k, x.shape[1:], x.dtype))(keys)
 
 
 def fold_in(key: Key, data: int | Array) -> Key:

@@ -125,16 +125,22 @@ def targeted(objective: Objective, target: Array) -> Objective:
       An objective. Its `y`, the true label, is used by DLR only.
 
     Raises:
-      InputError: for DLR, at the call, with fewer than 4 classes.
+      InputError: at the call, if a concrete target equals its label; for DLR, with
+        fewer than 4 classes.
 
     Example:
       >>> towards_1 = targeted(margin, jnp.array([1]))
       >>> towards_1(jnp.array([[1.0, 3.0, 0.0]]), jnp.array([0])).tolist()
       [2.0]
     """
-    if objective is dlr:
-        return lambda logits, y: _targeted_dlr(logits, y, target)
-    return lambda logits, y: -objective(logits, target)
+
+    def climb(logits: Array, y: Array) -> Array:
+        _checks.targets_differ(target, y)
+        if objective is dlr:
+            return _targeted_dlr(logits, y, target)
+        return -objective(logits, target)
+
+    return climb
 
 
 def _targeted_dlr(logits: Array, y: Array, target: Array) -> Array:

@@ -48,7 +48,7 @@ def linf(eps: float | Array, *, bounds: tuple[float, float] = (0.0, 1.0)) -> Thr
         return jnp.clip(x_adv, jnp.maximum(x - room, low), jnp.minimum(x + room, high))
 
     def sample(key: Key, x: Array) -> Array:
-        noise = _per_image_draw(
+        noise = _random.draw(
             key, x, lambda k, s, t: jax.random.uniform(k, s, t, -1.0, 1.0)
         )
         return project(x + _per_image(eps, x) * noise, x)
@@ -94,9 +94,7 @@ def l2(eps: float | Array, *, bounds: tuple[float, float] = (0.0, 1.0)) -> Threa
             return length * direction / jnp.linalg.norm(direction)
 
         # Clipping only shortens the offset of an x inside the box.
-        return jnp.clip(
-            x + _per_image(eps, x) * _per_image_draw(key, x, draw), low, high
-        )
+        return jnp.clip(x + _per_image(eps, x) * _random.draw(key, x, draw), low, high)
 
     def project(x_adv: Array, x: Array) -> Array:
         _check_pair(x_adv, x)
@@ -162,9 +160,7 @@ def l1(
             signs = jax.random.rademacher(signs_key, shape, dtype)
             return signs * (sizes[:-1] / sizes.sum()).reshape(shape)
 
-        return jnp.clip(
-            x + _per_image(eps, x) * _per_image_draw(key, x, draw), low, high
-        )
+        return jnp.clip(x + _per_image(eps, x) * _random.draw(key, x, draw), low, high)
 
     def project(x_adv: Array, x: Array) -> Array:
         _check_pair(x_adv, x)
@@ -201,7 +197,7 @@ def gaussian_start(scale: float) -> Callable[[Key, Array], Array]:
       (2, 8, 8, 1)
     """
     _checks.non_negative(scale=scale)
-    return lambda key, x: x + scale * _per_image_draw(key, x, jax.random.normal)
+    return lambda key, x: x + scale * _random.draw(key, x, jax.random.normal)
 
 
 def _l2_lengths(size: Array, room: Array, eps: Array) -> Array:
@@ -324,11 +320,6 @@ def _sparse_direction(grad: Array, sparsity: int | float) -> Array:
     signs = jnp.where(magnitude >= top[0][:, -1:], jnp.sign(flat), 0.0)
     share = signs / jnp.maximum(jnp.abs(signs).sum(axis=1, keepdims=True), 1.0)
     return share.reshape(grad.shape)
-
-
-def _per_image_draw(key: Key, x: Array, draw: Callable[..., Array]) -> Array:
-    keys = _random.per_image_keys(key, x.shape[0])
-    return jax.vmap(lambda k: draw(k, x.shape[1:], x.dtype))(keys)
 
 
 def _per_image(eps: float | Array, x: Array) -> Array:

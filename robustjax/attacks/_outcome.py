@@ -1,10 +1,16 @@
 """What counts as broken, and which of two candidates an attacker keeps."""
 
+import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from robustjax.types import Array
+from robustjax import _checks
+from robustjax._checks import InputError
+from robustjax.objectives import targeted
+from robustjax.types import Array, LogitsFn, Objective, Threat
 
 
 class Candidate(NamedTuple):
@@ -19,6 +25,111 @@ class Candidate(NamedTuple):
     x_adv: Array
     value: Array
     broken: Array
+
+
+class Closest(NamedTuple):
+    """The nearest adversarial point found so far, for minimum-norm attacks.
+
+    Attributes:
+      x_adv: [B, ...]; x itself as long as none was found.
+      distance: Its distance from x, [B]; inf as long as none was found.
+    """
+
+    x_adv: Array
+    distance: Array
+
+
+def nothing_found(x: Array) -> Closest:
+    """Where a minimum-norm attack starts: x, infinitely far."""
+    wide = jnp.promote_types(x.dtype, "float32")
+    return Closest(x, jnp.full(x.shape[:1], jnp.inf, wide))
+
+
+def keep_closer(old: Closest, x_adv: Array, distance: Array, is_broken: Array):
+    """`old`, or per image `x_adv` where it is misclassified and closer, a `Closest`."""
+    wins = is_broken & (distance < old.distance)
+    return Closest(
+        where(wins, x_adv, old.x_adv),
+        jnp.where(wins, distance.astype(old.distance.dtype), old.distance),
+    )
+
+
+def within(threat: Threat, found: Closest, x: Array) -> Array:
+    """The points found at a distance of at most `eps`, and x for the other images."""
+    return where(found.distance <= threat.eps, found.x_adv, x)
+
+
+def climbed(
+    objective: Objective, logits_fn: LogitsFn, y: Array, target: Array | None = None
+) -> Callable[[Array], tuple[Array, Array]]:
+    """Images to (objective [B], broken [B]): what every gradient attack climbs.
+
+    With a `target` the objective is the targeted one, and broken means classified as
+    the target. A randomised classifier under `expectation` answers with samples
+    [S, B, K]. Then the objective is the mean over the samples, so that its gradient is
+    that of expectation over transformation, and broken is judged on the mean
+    probabilities.
+    """
+    if target is not None:
+        objective = targeted(objective, target)
+
+    def judge(logits: Array) -> Array:
+        return broken(logits, y) if target is None else ~broken(logits, target)
+
+    def evaluate(z: Array) -> tuple[Array, Array]:
+        logits = logits_fn(z)
+        if logits.ndim == 3:
+            values = jax.vmap(lambda sample: objective(sample, y))(logits)
+            mean = jax.nn.softmax(logits.astype(jnp.float32)).mean(axis=0)
+            return values.mean(axis=0), judge(mean)
+        return objective(logits, y), judge(logits)
+
+    return evaluate
+
+
+def check_call(
+    logits_fn: LogitsFn, x: Array, y: Array, target: Array | None = None
+) -> None:
+    """What can be said about an attack's arguments before it runs.
+
+    Shapes and dtypes always; outside `jit`, where values are known, also that pixels
+    are numbers, and from one image's logits that they are [1, K], fit the labels, and
+    do not look like probabilities.
+
+    Raises:
+      InputError: an argument does not fit.
+    """
+    _checks.images(x=x)
+    _checks.same_batch(x=x, y=y)
+    _checks.no_nan(x=x)
+    if target is not None:
+        _checks.same_batch(target=target, y=y)
+        _checks.targets_differ(target, y)
+    first = x[:1]  # a tracer inside any trace, even if x is not
+    if not x.shape[0] or not _checks.is_concrete(first):
+        return
+    logits = logits_fn(first)
+    if logits.ndim == 3:  # samples of a randomised classifier
+        return
+    if logits.ndim != 2 or logits.shape[0] != 1:
+        raise InputError(
+            f"`logits_fn` must return [B, K], got shape {logits.shape} for one image."
+        )
+    for labels in (y, target):
+        if labels is not None and labels.ndim == 1:
+            _checks.label_range(labels, logits.shape[1])
+    warn_of_probabilities(logits)
+
+
+def warn_of_probabilities(logits: Array) -> None:
+    """Warns if concrete logits [B, K] look like probabilities."""
+    sums = logits.astype(jnp.float32).sum(axis=1)
+    if (logits >= 0).all() and (jnp.abs(sums - 1) < 1e-3).all():
+        warnings.warn(
+            "`logits_fn` seems to return probabilities: rows are non-negative and sum "
+            "to 1. Attacks expect logits; return them before the softmax, or its log.",
+            stacklevel=3,
+        )
 
 
 def broken(logits: Array, y: Array) -> Array:

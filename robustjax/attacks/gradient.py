@@ -87,9 +87,7 @@ def projected_gradient(
     start = threat.sample if random_start is _sample_of_the_threat else random_start
 
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> GradientState:
-        del logits_fn
-        _checks.images(x=x)
-        _checks.same_batch(x=x, y=y)
+        _outcome.check_call(logits_fn, x, y)
         x_adv = x if start is None else start(key, x)
         best = None
         if iterate == "best":
@@ -102,10 +100,7 @@ def projected_gradient(
     def step(
         state: GradientState, logits_fn: LogitsFn, x: Array, y: Array
     ) -> GradientState:
-        def climbed(z: Array) -> tuple[Array, Array]:
-            logits = logits_fn(z)
-            return objective(logits, y), _outcome.broken(logits, y)
-
+        climbed = _outcome.climbed(objective, logits_fn, y)
         value, is_broken, grad = input_gradient(climbed, state.x_adv)
         best = state.best
         if best is not None:
@@ -121,8 +116,7 @@ def projected_gradient(
         x_adv = threat.project(state.x_adv, x) if freeze_broken else state.x_adv
         if state.best is None:
             return x_adv
-        logits = logits_fn(x_adv)
-        last = Candidate(x_adv, objective(logits, y), _outcome.broken(logits, y))
+        last = Candidate(x_adv, *_outcome.climbed(objective, logits_fn, y)(x_adv))
         return threat.project(_outcome.keep_worse(state.best, last).x_adv, x)
 
     return IteratedAttack(init, step, finish, num_steps)
