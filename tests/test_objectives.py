@@ -207,7 +207,7 @@ def test_labels_out_of_range(label):
     [
         (objectives.margin, 2),
         (objectives.dlr, 3),
-        (objectives.targeted(objectives.dlr, jnp.array([0, 0])), 4),
+        (objectives.targeted(objectives.dlr, jnp.array([1, 1])), 4),
     ],
 )
 def test_too_few_classes_are_refused(objective, least):
