@@ -18,6 +18,9 @@ PyTree = Any
 LogitsFn = Callable[[Array], Array]
 """Images [B, H, W, C] to unnormalised logits [B, K]."""
 
+RandomLogitsFn = Callable[[Key, Array], Array]
+"""Keys, one per image [B], and images to logits [B, K]: a randomised classifier."""
+
 Mode = Literal["train", "batch", "eval"]
 """BatchNorm: batch statistics and new running ones | the batch's | the running ones."""
 
@@ -98,12 +101,15 @@ class IteratedAttack:
       step: `(state, logits_fn, x, y) -> state`, one iteration.
       finish: `(state, logits_fn, x, y) -> x_adv`, what the attack returns.
       num_steps: How often `step` runs.
+      broken: `state -> [B] bool`, the images for which `finish` would return a
+        misclassified point, where the state knows and `finish` makes no passes.
     """
 
     init: Callable[[Key, LogitsFn, Array, Array], Any]
     step: Callable[[Any, LogitsFn, Array, Array], Any]
     finish: Callable[[Any, LogitsFn, Array, Array], Array]
     num_steps: int
+    broken: Callable[[Any], Array] | None = None
 
     def __call__(self, key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         """Runs the attack; an `Attack`."""

@@ -12,6 +12,11 @@ from robustjax._checks import InputError
 from robustjax.objectives import targeted
 from robustjax.types import Array, LogitsFn, Objective, Threat
 
+PROBABILITIES = (
+    "`logits_fn` seems to return probabilities: rows are non-negative and sum to 1. "
+    "Attacks expect logits; return them before the softmax, or its log."
+)
+
 
 class Candidate(NamedTuple):
     """A point per image, with how well it serves the attacker.
@@ -93,8 +98,8 @@ def check_call(
     """What can be said about an attack's arguments before it runs.
 
     Shapes and dtypes always; outside `jit`, where values are known, also that pixels
-    are numbers, and from one image's logits that they are [1, K], fit the labels, and
-    do not look like probabilities.
+    are numbers, and from the logits of a few images that they are [B, K], fit the
+    labels, and do not look like probabilities.
 
     Raises:
       InputError: an argument does not fit.
@@ -105,15 +110,16 @@ def check_call(
     if target is not None:
         _checks.same_batch(target=target, y=y)
         _checks.targets_differ(target, y)
-    first = x[:1]  # a tracer inside any trace, even if x is not
+    first = jnp.abs(x[:4])  # a tracer inside any trace, even if x is not
     if not x.shape[0] or not _checks.is_concrete(first):
         return
-    logits = logits_fn(first)
+    logits = logits_fn(x[:4])
     if logits.ndim == 3:  # samples of a randomised classifier
         return
-    if logits.ndim != 2 or logits.shape[0] != 1:
+    if logits.ndim != 2 or logits.shape[0] != first.shape[0]:
         raise InputError(
-            f"`logits_fn` must return [B, K], got shape {logits.shape} for one image."
+            f"`logits_fn` must return [B, K], got shape {logits.shape} for "
+            f"{first.shape[0]} images."
         )
     for labels in (y, target):
         if labels is not None and labels.ndim == 1:
@@ -122,14 +128,15 @@ def check_call(
 
 
 def warn_of_probabilities(logits: Array) -> None:
-    """Warns if concrete logits [B, K] look like probabilities."""
+    """Warns if concrete logits look like probabilities; one row may be chance."""
+    if logits.shape[0] > 1 and are_probabilities(logits):
+        warnings.warn(PROBABILITIES, stacklevel=3)
+
+
+def are_probabilities(logits: Array) -> Array:
+    """Whether all rows of logits [B, K] are non-negative and sum to 1."""
     sums = logits.astype(jnp.float32).sum(axis=1)
-    if (logits >= 0).all() and (jnp.abs(sums - 1) < 1e-3).all():
-        warnings.warn(
-            "`logits_fn` seems to return probabilities: rows are non-negative and sum "
-            "to 1. Attacks expect logits; return them before the softmax, or its log.",
-            stacklevel=3,
-        )
+    return (logits >= 0).all() & (jnp.abs(sums - 1) < 1e-3).all()
 
 
 def broken(logits: Array, y: Array) -> Array:

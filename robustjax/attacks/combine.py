@@ -1,52 +1,222 @@
 """Attacks made of attacks."""
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 
 from robustjax import _checks, _random
 from robustjax.attacks import _outcome
 from robustjax.attacks._outcome import Candidate
+from robustjax.attacks._targets import ranked_class
 from robustjax.objectives import cross_entropy
 from robustjax.types import Array, Attack, Key, LogitsFn, Objective
 
 
 def restarts(
-    attack: Attack, num_restarts: int, *, objective: Objective = cross_entropy
+    attack: Attack,
+    num_restarts: int,
+    *,
+    objective: Objective = cross_entropy,
+    at_once: int | None = None,
 ) -> Attack:
-    """Runs an attack from several starts at once and keeps the worst per image.
+    """Runs an attack from several starts and keeps the worst per image.
 
-    The restarts run under `vmap`, so memory grows with their number. Worst means
-    misclassified first, then the largest objective.
+    Worst means misclassified first, then the largest objective.
 
     Args:
       attack: Any attack with a random start.
       num_restarts: How many.
       objective: Decides between restarts that agree on misclassification.
+      at_once: How many run side by side under `vmap`; memory grows with it, not with
+        `num_restarts`, of which it must be a divisor. None is all of them.
 
     Raises:
-      InputError: `num_restarts` is not a positive integer.
+      InputError: `num_restarts` is not a positive integer, or not a multiple of
+        `at_once`.
 
     Example:
       >>> from robustjax import attacks, threats
       >>> once = attacks.pgd(threats.linf(0.1), step_size=0.05, num_steps=2)
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
-      >>> restarts(once, 3)(jax.random.key(0), lambda z: z, x, y).shape
+      >>> restarts(once, 4, at_once=2)(jax.random.key(0), lambda z: z, x, y).shape
       (1, 2)
     """
     _checks.positive_int(num_restarts=num_restarts)
+    at_once = num_restarts if at_once is None else at_once
+    _checks.positive_int(at_once=at_once)
+    if num_restarts % at_once:
+        raise _checks.InputError(
+            f"`at_once` must divide `num_restarts`, got {at_once} and {num_restarts}."
+        )
 
     def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         keys = _random.per_image_keys(key, x.shape[0])
+        evaluate = _outcome.climbed(objective, logits_fn, y)
 
         def one(index: Array) -> Candidate:
             x_adv = attack(_random.fold_in(keys, index), logits_fn, x, y)
-            logits = logits_fn(x_adv)
-            return Candidate(x_adv, objective(logits, y), _outcome.broken(logits, y))
+            return Candidate(x_adv, *evaluate(x_adv))
 
-        found = jax.vmap(one)(jnp.arange(num_restarts))
-        # Broken first, then the value: `value` is finite wherever it can decide.
-        rank = jnp.where(found.broken, 1, 0), found.value
-        order = jnp.lexsort((rank[1], rank[0]), axis=0)[-1]
-        return jax.vmap(lambda points, i: points[i], (1, 0))(found.x_adv, order)
+        def some(indices: Array) -> Candidate:
+            found = jax.vmap(one)(indices)
+            # Broken first, then the value.
+            order = jnp.lexsort((found.value, found.broken), axis=0)[-1]
+            best = lambda points: jax.vmap(lambda p, i: p[i], (1, 0))(points, order)
+            return jax.tree.map(best, found)
+
+        indices = jnp.arange(num_restarts).reshape(-1, at_once)
+        worst, _ = jax.lax.scan(
+            lambda worst, block: (_outcome.keep_worse(worst, some(block)), None),
+            some(indices[0]),
+            indices[1:],
+        )
+        return worst.x_adv
 
     return run
+
+
+def worst_case(attacks: Sequence[Attack]) -> Attack:
+    """Runs attacks one after the other; per image the first success is kept.
+
+    An image that no attack breaks keeps the result of the last one. Once every image of
+    the batch is broken, the attacks that are left do not run.
+
+    Args:
+      attacks: At least one; strong and cheap ones first.
+
+    Raises:
+      InputError: `attacks` is empty.
+
+    Example:
+      >>> from robustjax import attacks, threats
+      >>> weak, strong = (attacks.fgsm(threats.linf(e)) for e in (0.0625, 0.25))
+      >>> x, y = jnp.array([[0.625, 0.375]]), jnp.array([0])
+      >>> worst_case([weak, strong])(jax.random.key(0), lambda z: z, x, y).tolist()
+      [[0.375, 0.625]]
+    """
+    if not attacks:
+        raise _checks.InputError("`attacks` must hold at least one attack, got none.")
+
+    def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
+        keys = _random.per_image_keys(key, x.shape[0])
+        is_broken, x_adv = _outcome.broken(logits_fn(x), y), x
+        for number, attack in enumerate(attacks):
+            attacked = unless_all(
+                is_broken,
+                lambda attack=attack, number=number, x_adv=x_adv: attack(
+                    _random.fold_in(keys, number), logits_fn, x, y
+                ),
+                otherwise=x_adv,
+            )
+            x_adv = _outcome.where(is_broken, x_adv, attacked)
+            is_broken |= _outcome.broken(logits_fn(x_adv), y)
+        return x_adv
+
+    return run
+
+
+def each_target(attack_towards: Callable[[Array], Attack], num_targets: int) -> Attack:
+    """Runs a targeted attack towards the likeliest wrong classes, one after the other.
+
+    The targets are the 2nd, 3rd, ... most likely class of the clean image. Any
+    misclassification counts, and the first is kept; once all images of the batch are
+    broken, the targets that are left cost nothing.
+
+    Args:
+      attack_towards: Targets [B] to an attack, e.g.
+        `lambda t: pgd(threat, ..., objective=targeted(margin, t))`; traced once.
+      num_targets: How many; capped at the number of classes less one, which runs all.
+
+    Raises:
+      InputError: `num_targets` is not a positive integer.
+
+    Example:
+      >>> from robustjax import attacks, objectives, threats
+      >>> towards = lambda t: attacks.pgd(
+      ...     threats.linf(0.2), step_size=0.1, num_steps=3,
+      ...     objective=objectives.targeted(objectives.margin, t))
+      >>> x, y = jnp.array([[0.5, 0.4, 0.0]]), jnp.array([0])
+      >>> x_adv = each_target(towards, 2)(jax.random.key(0), lambda z: z, x, y)
+      >>> int(x_adv.argmax())
+      1
+    """
+    _checks.positive_int(num_targets=num_targets)
+
+    def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
+        keys = _random.per_image_keys(key, x.shape[0])
+        clean = logits_fn(x)
+
+        def towards(carry, rank):
+            x_adv, is_broken = carry
+
+            def attacked():
+                attack = attack_towards(ranked_class(clean, y, rank))
+                return attack(_random.fold_in(keys, rank), logits_fn, x, y)
+
+            found = unless_all(is_broken, attacked, otherwise=x_adv)
+            x_adv = _outcome.where(is_broken, x_adv, found)
+            return (x_adv, is_broken | _outcome.broken(logits_fn(x_adv), y)), None
+
+        ranks = jnp.arange(2, 2 + min(num_targets, clean.shape[1] - 1))
+        (x_adv, _), _ = jax.lax.scan(towards, (x, _outcome.broken(clean, y)), ranks)
+        return x_adv
+
+    return run
+
+
+def masked(attack: Attack, *, chunk_size: int | None = None) -> Attack:
+    """Spares images that are misclassified already; they are returned as they are.
+
+    Shapes are fixed under `jit`, so work is saved in whole chunks: the images still to
+    be attacked are moved to the front, and chunks that hold none are skipped.
+
+    Args:
+      attack: Any attack.
+      chunk_size: Images attacked at a time, a divisor of the batch size; None is the
+        whole batch, which is then skipped only if all of it is misclassified.
+
+    Raises:
+      InputError: at the call, if `chunk_size` does not divide the batch.
+
+    Example:
+      >>> from robustjax import attacks, threats
+      >>> attack = masked(attacks.fgsm(threats.linf(0.25)), chunk_size=1)
+      >>> x, y = jnp.array([[0.5, 0.25], [0.5, 0.25]]), jnp.array([0, 1])
+      >>> attack(jax.random.key(0), lambda z: z, x, y).tolist()
+      [[0.25, 0.5], [0.5, 0.25]]
+    """
+    if chunk_size is not None:
+        _checks.positive_int(chunk_size=chunk_size)
+
+    def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
+        size = x.shape[0] if chunk_size is None else chunk_size
+        if x.shape[0] % size:
+            raise _checks.InputError(
+                f"`chunk_size` must divide the batch of {x.shape[0]}, got {size}."
+            )
+        is_broken = _outcome.broken(logits_fn(x), y)
+        order = jnp.argsort(is_broken, stable=True)
+        rows = (_random.per_image_keys(key, x.shape[0]), x, y, is_broken)
+        chunks = jax.tree.map(lambda a: a[order].reshape(-1, size, *a.shape[1:]), rows)
+
+        def one(chunk):
+            keys, x, y, is_broken = chunk
+            attacked = unless_all(
+                is_broken, lambda: attack(keys, logits_fn, x, y), otherwise=x
+            )
+            return _outcome.where(is_broken, x, attacked)
+
+        x_adv = jax.lax.map(one, chunks).reshape(x.shape)
+        return x_adv[jnp.argsort(order)]
+
+    return run
+
+
+def unless_all(
+    is_broken: Array, attacked: Callable[[], Array], *, otherwise: Array
+) -> Array:
+    """`attacked()`, or `otherwise` without running it if all images are broken."""
+    return jax.lax.cond(
+        is_broken.all(), lambda: otherwise, lambda: attacked().astype(otherwise.dtype)
+    )

@@ -1,0 +1,147 @@
+"""Other ways to run an `IteratedAttack` than its closed form."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustjax import _checks
+from robustjax.attacks import _outcome
+from robustjax.objectives import cross_entropy
+from robustjax.types import Array, Attack, IteratedAttack, Key, LogitsFn, Objective
+
+
+def early_stop(attack: IteratedAttack, *, check_every: int = 1) -> Attack:
+    """Runs an attack only until every image of the batch is misclassified.
+
+    The first misclassified point that is seen is kept for its image, so that an
+    image's result does not depend on how long its neighbours take. Attacks that know
+    which images they have broken (`IteratedAttack.broken`) need no extra pass for it.
+
+    Args:
+      attack: Any iterated attack.
+      check_every: Steps between two looks, each one forward pass for attacks that do
+        not know.
+
+    Raises:
+      InputError: `check_every` is not a positive integer.
+
+    Example:
+      >>> from robustjax import attacks, threats
+      >>> attack = attacks.bim(threats.linf(0.5), step_size=0.125, num_steps=4)
+      >>> x, y = jnp.array([[0.55, 0.45]]), jnp.array([0])
+      >>> early_stop(attack)(jax.random.key(0), lambda z: z, x, y).round(3).tolist()
+      [[0.425..., 0.575...]]
+    """
+    _checks.positive_int(check_every=check_every)
+    knows = attack.broken
+
+    def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
+        def look(state, kept: Array, done: Array) -> tuple[Array, Array]:
+            if knows is not None:
+                now, point = knows(state), attack.finish(state, logits_fn, x, y)
+            else:
+                now, point = _outcome.broken(logits_fn(state.x_adv), y), state.x_adv
+            return _outcome.where(now & ~done, point, kept), done | now
+
+        def step(carry):
+            count, state, kept, done = carry
+            state = attack.step(state, logits_fn, x, y)
+            due = (count + 1) % check_every == 0
+            kept, done = jax.lax.cond(
+                due, look, lambda _, kept, done: (kept, done), state, kept, done
+            )
+            return count + 1, state, kept, done
+
+        def unfinished(carry) -> Array:
+            count, _, _, done = carry
+            return (count < attack.num_steps) & ~done.all()
+
+        state = attack.init(key, logits_fn, x, y)
+        start = look(state, x, jnp.zeros(x.shape[:1], bool))
+        _, state, kept, done = jax.lax.while_loop(
+            unfinished, step, (jnp.int32(0), state, *start)
+        )
+        x_adv = _outcome.where(done, kept, attack.finish(state, logits_fn, x, y))
+        return jax.lax.stop_gradient(x_adv)
+
+    return run
+
+
+class Trajectory(NamedTuple):
+    """An attack seen at T of its steps.
+
+    Attributes:
+      steps: The step numbers, [T]; 0 is the start.
+      x_adv: The iterates after them, [T, B, ...].
+      value: The objective there, [T, B].
+      broken: Whether the classifier is wrong there, [T, B].
+    """
+
+    steps: Array
+    x_adv: Array
+    value: Array
+    broken: Array
+
+
+def keep_trajectory(
+    attack: IteratedAttack,
+    steps: Sequence[int],
+    *,
+    objective: Objective = cross_entropy,
+):
+    """The attack's result together with its iterates and losses at chosen steps.
+
+    One run gives the whole curve over steps. Iterates are kept as they stand between
+    two steps, before `finish` chooses; memory grows with `len(steps)`.
+
+    Args:
+      attack: Any iterated attack.
+      steps: Ascending step numbers in [0, num_steps].
+      objective: What `value` is; the attack may climb another.
+
+    Returns:
+      `(key, logits_fn, x, y) -> (x_adv, Trajectory)`.
+
+    Raises:
+      InputError: `steps` is empty, not ascending or out of range.
+
+    Example:
+      >>> from robustjax import attacks, threats
+      >>> attack = attacks.bim(threats.linf(0.5), step_size=0.125, num_steps=4)
+      >>> x, y = jnp.array([[0.75, 0.25]]), jnp.array([0])
+      >>> _, seen = keep_trajectory(attack, (0, 1, 4))(
+      ...     jax.random.key(0), lambda z: z, x, y)
+      >>> seen.x_adv[:, 0, 0].tolist(), seen.broken[:, 0].tolist()
+      ([0.75, 0.625, 0.25], [False, False, True])
+    """
+    chosen = np.asarray(steps)
+    ascending = chosen.size and chosen[0] >= 0 and (np.diff(chosen) > 0).all()
+    if not ascending or chosen[-1] > attack.num_steps:
+        raise _checks.InputError(
+            f"`steps` must be ascending integers in [0, {attack.num_steps}], got "
+            f"{list(steps)}."
+        )
+    last = len(chosen)
+    slots = np.full(attack.num_steps + 1, last)  # one past the end: not kept
+    slots[chosen] = np.arange(last)
+
+    def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array):
+        def keep(kept: Array, slot: Array, state: Any) -> Array:
+            return kept.at[slot].set(state.x_adv, mode="drop")
+
+        def step(carry, slot):
+            state, kept = carry
+            state = attack.step(state, logits_fn, x, y)
+            return (state, keep(kept, slot, state)), None
+
+        state = attack.init(key, logits_fn, x, y)
+        kept = keep(jnp.zeros((last, *x.shape), x.dtype), jnp.asarray(slots[0]), state)
+        (state, kept), _ = jax.lax.scan(step, (state, kept), jnp.asarray(slots[1:]))
+        value, is_broken = jax.lax.map(_outcome.climbed(objective, logits_fn, y), kept)
+        seen = Trajectory(jnp.asarray(chosen), kept, value, is_broken)
+        return jax.lax.stop_gradient((attack.finish(state, logits_fn, x, y), seen))
+
+    return run
