@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from robustjax._checks import InputError, is_concrete
 from robustjax.types import Array
@@ -28,8 +29,7 @@ def ranked_class(logits: Array, y: Array, rank: int | Array) -> Array:
       >>> ranked_class(logits, y, 2).tolist(), ranked_class(logits, y, 3).tolist()
       ([2, 0], [1, 1])
     """
-    if is_concrete(rank) and (jnp.asarray(rank) < 2).any():
-        raise InputError(f"`rank` must be at least 2, as 1 is the label, got {rank}.")
+    check_rank(rank)
     if y.ndim != 1:
         raise InputError(f"`y` must be labels [B] to rank others, got shape {y.shape}.")
     if logits.shape[-1] < 2:
@@ -45,6 +45,12 @@ def ranked_class(logits: Array, y: Array, rank: int | Array) -> Array:
     position = jnp.clip(jnp.asarray(rank) - 1, 1, logits.shape[1] - 1)
     position = jnp.broadcast_to(position, y.shape)[:, None]
     return jnp.take_along_axis(order, position, axis=1)[:, 0]
+
+
+def check_rank(rank: int | Array) -> None:
+    """Raises unless concrete ranks are at least 2."""
+    if is_concrete(rank) and np.min(np.asarray(rank)) < 2:
+        raise InputError(f"`rank` must be at least 2, as 1 is the label, got {rank}.")
 
 
 def count_targets(num_targets: int, num_classes: int) -> int:
