@@ -96,9 +96,10 @@ class Bottleneck(nn.Module):
 class PreActBlock(nn.Module):
     """BatchNorm and ReLU before each 3x3 convolution; the sum is left as it is.
 
-    Where the shape changes, the shortcut is a 1x1 convolution of the activated input.
-    See "Identity Mappings in Deep Residual Networks" (He et al., 2016), figure 4e, and
-    "Wide Residual Networks" (Zagoruyko and Komodakis, 2016) for the dropout.
+    Where the shape changes, the shortcut is a 1x1 convolution of the activated input,
+    or in some released networks of the bare one. See "Identity Mappings in Deep
+    Residual Networks" (He et al., 2016), figure 4e, and "Wide Residual Networks"
+    (Zagoruyko and Komodakis, 2016) for the dropout.
 
     Attributes:
       width: Channels out.
@@ -106,6 +107,7 @@ class PreActBlock(nn.Module):
       train: Whether BatchNorm uses batch statistics and dropout is active.
       dtype: Of the computation.
       dropout: Rate between the convolutions.
+      activated_shortcut: Whether the shortcut's convolution sees the activated input.
     """
 
     width: int
@@ -113,6 +115,7 @@ class PreActBlock(nn.Module):
     train: bool
     dtype: Any
     dropout: float = 0.0
+    activated_shortcut: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -127,7 +130,7 @@ class PreActBlock(nn.Module):
                 stride=self.stride,
                 padding=0,
                 dtype=self.dtype,
-            )(active)
+            )(active if self.activated_shortcut else x)
         out = conv(
             "conv1", self.width, 3, stride=self.stride, padding=1, dtype=self.dtype
         )(active)

@@ -151,24 +151,35 @@ def resnet18(
 def preact_resnet18(
     *,
     num_classes: int = 10,
+    final_norm: bool = True,
+    activated_shortcut: bool = True,
     buffer: int = 0,
     normalise: Statistics = None,
     dtype: Any = "float32",
 ) -> ResNet:
     """CIFAR ResNet-18 with pre-activation; BatchNorm and ReLU before the pooling.
 
-    Many released copies leave that last BatchNorm out (1,024 parameters fewer); He et
-    al. (2016), section 4, has it. "stage1" to "stage4" are the stages' bare sums.
+    "stage1" to "stage4" are the stages' bare sums.
+
+    Args:
+      num_classes: K.
+      final_norm: Many released copies leave that last BatchNorm and ReLU out (1,024
+        parameters fewer); He et al. (2016), section 4, has them.
+      activated_shortcut: False where the 1x1 convolution of a shortcut sees the
+        block's bare input, as in RobustBench's standard block, instead of BatchNorm's
+        and ReLU's output. The weights do not tell.
+      buffer: See the module's docstring.
+      normalise: See the module's docstring.
+      dtype: See the module's docstring.
 
     Example:
       >>> preact_resnet18().final_norm
       True
     """
     stem = functools.partial(BareStem, 64, 1)
-    network = _wide(
-        stem, PreActBlock, (2, 2, 2, 2), num_classes, buffer, normalise, dtype
-    )
-    return network.clone(final_norm=True)
+    block = functools.partial(PreActBlock, activated_shortcut=activated_shortcut)
+    network = _wide(stem, block, (2, 2, 2, 2), num_classes, buffer, normalise, dtype)
+    return network.clone(final_norm=final_norm)
 
 
 def resnet50(
