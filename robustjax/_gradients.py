@@ -63,6 +63,45 @@ def input_gradient(
     return values, aux, grad
 
 
+def input_jacobian(
+    logits_fn: Callable[[Array], Array], x: Array, classes: Array | None = None
+) -> tuple[Array, Array]:
+    """Logits and the input gradient of each, one backward pass per class.
+
+    The passes run one after another, so that memory beyond the result is that of a
+    single one. Examples stay independent as in `input_gradient`.
+
+    Args:
+      logits_fn: `x -> [B, K]`.
+      x: [B, ...].
+      classes: Which logits to differentiate, int [B, M]; all of them if None.
+
+    Returns:
+      All logits [B, K], and gradients [B, M, ...] (or [B, K, ...]) in the dtype of `x`.
+
+    Example:
+      >>> logits, jacobian = input_jacobian(lambda x: x**2, jnp.array([[1.0, 3.0]]))
+      >>> jacobian.tolist()
+      [[[2.0, 0.0], [0.0, 6.0]]]
+    """
+
+    def differentiated(z: Array, classes: Array | None) -> tuple[Array, Array]:
+        logits, pull_back = jax.vjp(logits_fn, z)
+        num_classes = logits.shape[1]
+        if classes is None:
+            every = jnp.arange(num_classes)[:, None]
+            rows = jnp.broadcast_to(every, (num_classes, z.shape[0]))
+        else:
+            rows = classes.T
+
+        def gradient(row: Array) -> Array:
+            return pull_back(jax.nn.one_hot(row, num_classes, dtype=logits.dtype))[0]
+
+        return logits, jnp.moveaxis(jax.lax.map(gradient, rows), 0, 1)
+
+    return loop_safe(differentiated)(x, classes)
+
+
 def loop_safe(fun: _F) -> _F:
     """`fun` with every convolution in the layout that is fast inside CPU loops.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from robustjax import _gradients, objectives
-from robustjax._gradients import input_gradient, loop_safe
+from robustjax._gradients import input_gradient, input_jacobian, loop_safe
 
 X = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
 W = jax.random.normal(jax.random.key(1), (3, 3, 3, 3)) / 5
@@ -267,3 +267,43 @@ def test_input_gradient_is_per_example():
             lambda x, i=i: objectives.cross_entropy(logits(x), y[i : i + 1]).sum()
         )
         close(grad[i : i + 1], one(X[i : i + 1]))
+
+
+def mixed_logits(x):
+    return jnp.sin(conv(jnp.tanh(conv(x)))).mean(2).reshape(x.shape[0], -1)[:, :5]
+
+
+def test_input_jacobian_is_that_of_each_example():
+    logits, jacobian = jax.jit(lambda x: input_jacobian(mixed_logits, x))(X)
+    close(logits, mixed_logits(X))
+    assert jacobian.shape == (2, 5, *X.shape[1:])
+    for i in range(2):
+        one = lambda image: mixed_logits(image[None])[0]
+        close(jacobian[i], jax.jacrev(one)(X[i]), atol=1e-6)
+
+
+def test_input_jacobian_of_chosen_classes_inside_a_loop():
+    classes = jnp.array([[4, 0], [1, 1]])
+
+    def body(x, _):
+        _, jacobian = input_jacobian(mixed_logits, x, classes)
+        return x - 0.1 * jacobian[:, 0], jacobian
+
+    _, seen = jax.jit(lambda x: jax.lax.scan(body, x, length=2))(X)
+    x = X
+    for step in range(2):
+        full = jax.vmap(jax.jacrev(lambda z: mixed_logits(z[None])[0]))(x)
+        close(seen[step], full[jnp.arange(2)[:, None], classes], atol=1e-6)
+        x = x - 0.1 * seen[step][:, 0]
+
+
+def test_input_jacobian_keeps_double_precision_and_maps():
+    with jax.enable_x64(True):
+        x = np.float64(X)[:, 0, 0]
+        matrix = np.arange(15.0).reshape(3, 5)
+        _, jacobian = input_jacobian(lambda z: z @ matrix, jnp.asarray(x))
+        assert jacobian.dtype == jnp.float64
+        close(jacobian, np.broadcast_to(matrix.T, (2, 5, 3)), rtol=1e-12)
+    many = jnp.stack([X, -X])
+    mapped = jax.jit(jax.vmap(lambda x: input_jacobian(mixed_logits, x)[1]))(many)
+    close(mapped[1], input_jacobian(mixed_logits, -X)[1], atol=1e-6)
