@@ -1,0 +1,213 @@
+"""The climb of APGD under L1: steps as sparse as the perturbation found so far.
+
+    x_{t+1} = P(x_t + step * s / ||s||_1),   s = sign of the largest gradient entries
+
+At checkpoints the share of entries becomes the best perturbation's, over 1.5. Where
+that has become sparser by more than 5%, the step returns to eps and the iterate to the
+best point; elsewhere the step shrinks by 1.5, down to eps / 10. See "Mind the Box:
+l1-APGD for Sparse Adversarial Attacks on Image Classifiers" (Croce and Hein, 2021).
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustjax._checks import InputError
+from robustjax.attacks._apgd import (
+    Climb,
+    Record,
+    Start,
+    Task,
+    column,
+    evaluate,
+    first_record,
+    jump_back,
+    keep,
+    radii,
+)
+from robustjax.types import Array, Key, LogitsFn, Objective, Threat
+
+_FIRST_SHARE = 0.2
+
+
+class ApgdL1State(NamedTuple):
+    """Between two steps of APGD under L1.
+
+    Attributes:
+      x_adv: The current iterate, [B, ...].
+      grad: The gradient there.
+      record: What has been found so far in this phase.
+      step_size: [B].
+      share: The share of the entries that the next step moves, [B].
+      sparsity: Entries that the best perturbation changed at the last checkpoint, [B].
+      index: Steps taken.
+      task: What is fixed.
+    """
+
+    x_adv: Array
+    grad: Array
+    record: Record
+    step_size: Array
+    share: Array
+    sparsity: Array
+    index: Array
+    task: Task
+
+
+class _Schedule(NamedTuple):
+    """Per step, [N]: the radius in eps, whether a phase begins, whether it is checked.
+
+    A phase begins with a step of its own, which moves nothing but the best point into
+    the smaller ball.
+    """
+
+    radius: np.ndarray
+    restart: np.ndarray
+    check: np.ndarray
+
+
+def climb(
+    threat: Threat,
+    objective: Objective,
+    *,
+    num_steps: int,
+    large_eps_phases: bool,
+    random_start: Start | None,
+) -> Climb:
+    """APGD under L1; see `apgd`. `random_start` gets no more than its own radius."""
+    schedule = _schedule(num_steps, large_eps_phases)
+    widest = threat.with_eps(float(schedule.radius[0]) * threat.eps)
+
+    def start(
+        key: Key, logits_fn: LogitsFn, x: Array, y: Array, task: Task
+    ) -> ApgdL1State:
+        first = x if random_start is None else widest.project(random_start(key, x), x)
+        point = evaluate(objective, logits_fn, y, task, first.astype(x.dtype))
+        size = x[0].size
+        sparsity = jnp.full(x.shape[:1], size, jnp.int32)
+        share = jnp.full(x.shape[:1], _FIRST_SHARE, x.dtype)
+        if large_eps_phases:  # phases take both from the point where they begin
+            sparsity = _changed(point.x_adv, x)
+            share = _share(sparsity, x)
+        return ApgdL1State(
+            x_adv=point.x_adv,
+            grad=point.grad,
+            record=first_record(point),
+            step_size=radii(widest, x),
+            share=share,
+            sparsity=sparsity,
+            index=jnp.int32(0),
+            task=task,
+        )
+
+    def step(
+        state: ApgdL1State, logits_fn: LogitsFn, x: Array, y: Array
+    ) -> ApgdL1State:
+        radius, restart, check = (jnp.asarray(row)[state.index] for row in schedule)
+        ball = threat.with_eps(radius.astype(x.dtype) * radii(threat, x))
+        ascent = column(state.step_size, x) * _sparse_direction(state.grad, state.share)
+        moved = state.x_adv + ascent
+        if large_eps_phases:
+            moved = jnp.where(restart, state.record.best.x_adv, moved)
+        point = evaluate(objective, logits_fn, y, state.task, ball.project(moved, x))
+        kept = keep(state.record, point)
+        new = state._replace(
+            x_adv=point.x_adv, grad=point.grad, record=kept, index=state.index + 1
+        )
+        new = _checkpoint(new, x, radii(ball, x), check)
+        if not large_eps_phases:
+            return new
+        sparsity = _changed(point.x_adv, x)
+        fresh = new._replace(
+            record=first_record(point),
+            step_size=radii(ball, x),
+            share=_share(sparsity, x),
+            sparsity=sparsity,
+        )
+        return jax.tree.map(lambda a, b: jnp.where(restart, a, b), fresh, new)
+
+    return Climb(start, step, len(schedule.radius))
+
+
+def _checkpoint(state: ApgdL1State, x: Array, eps: Array, due: Array) -> ApgdL1State:
+    """Fits share and step to the best perturbation, if `due`."""
+    best = state.record.best
+    changed = _changed(best.x_adv, x)
+    sparser = due & (20 * changed < 19 * state.sparsity)
+    shrunk = jnp.maximum(state.step_size / 1.5, eps / 10)
+    step_size = jnp.where(sparser, eps, shrunk)
+    x_adv, grad = jump_back(sparser, state.x_adv, state.grad, best)
+    return state._replace(
+        x_adv=x_adv,
+        grad=grad,
+        step_size=jnp.where(due, step_size, state.step_size),
+        share=jnp.where(due, _share(changed, x), state.share),
+        sparsity=jnp.where(due, changed, state.sparsity),
+    )
+
+
+def _schedule(num_steps: int, large_eps_phases: bool) -> _Schedule:
+    lengths, multiples = [num_steps], [1.0]
+    if large_eps_phases:
+        early = math.ceil(0.3 * num_steps)
+        lengths, multiples = [early, early, num_steps - 2 * early], [3.0, 2.0, 1.0]
+        if lengths[-1] < 1:
+            raise InputError(
+                "`num_steps` must leave a step for each of three phases, got "
+                f"{num_steps}. Use at least 5, or `large_eps_phases=False`."
+            )
+    radius, restart, check = [], [], []
+    for number, (length, multiple) in enumerate(zip(lengths, multiples, strict=True)):
+        entry = [True] if number else []
+        window = max(int(0.04 * length), 1)
+        radius += [multiple] * (len(entry) + length)
+        restart += entry + [False] * length
+        check += [False] * len(entry)
+        check += [(i + 1) % window == 0 for i in range(length)]
+    return _Schedule(
+        np.array(radius, np.float32), np.array(restart), np.array(check, bool)
+    )
+
+
+def _sparse_direction(grad: Array, share: Array) -> Array:
+    """Signs of the top `share` [B] of the entries by size, of unit L1 norm."""
+    flat = grad.reshape(grad.shape[0], -1)
+    size = flat.shape[1]
+    skipped = jnp.clip((1 - share) * size, 0, size - 1).astype(jnp.int32)
+    magnitude = jnp.abs(flat)
+    least = _largest(magnitude, size - skipped)
+    signs = jnp.where(magnitude >= least[:, None], jnp.sign(flat), 0.0)
+    count = jnp.abs(signs).sum(axis=1, keepdims=True)
+    return (signs / jnp.maximum(count, 1.0)).reshape(grad.shape)
+
+
+def _largest(values: Array, rank: Array) -> Array:
+    """The `rank`-th largest [B] of non-negative values [B, n], exactly.
+
+    Non-negative floats order as their bits do, so the answer is found bit by bit from
+    the top: a pass per bit instead of a sort, and `rank` may differ per image.
+    """
+    width = 8 * values.dtype.itemsize
+    unsigned = jnp.dtype(f"uint{width}")
+    bits = jax.lax.bitcast_convert_type(values, unsigned)
+
+    def body(i: Array, found: Array) -> Array:
+        bit = jnp.asarray(1, unsigned) << (width - 2 - i).astype(unsigned)
+        trial = found | bit
+        enough = jnp.sum(bits >= trial[:, None], axis=1, dtype=jnp.int32) >= rank
+        return jnp.where(enough, trial, found)
+
+    found = jax.lax.fori_loop(0, width - 1, body, jnp.zeros(values.shape[:1], unsigned))
+    return jax.lax.bitcast_convert_type(found, values.dtype)
+
+
+def _changed(x_adv: Array, x: Array) -> Array:
+    """How many entries differ, [B]."""
+    return jnp.sum((x_adv != x).reshape(x.shape[0], -1), axis=1, dtype=jnp.int32)
+
+
+def _share(changed: Array, x: Array) -> Array:
+    return changed.astype(x.dtype) / x[0].size / 1.5
