@@ -10,8 +10,8 @@ import robustjax
 ROOT = pathlib.Path(robustjax.__file__).parent
 ORDER = (
     *("types", "_checks", "_random", "threats", "objectives", "_gradients", "models"),
-    *("attacks", "information", "interpolation", "influence", "transforms", "defenses"),
-    *("data", "training", "evaluation", "build", "cli"),
+    *("interoperation", "attacks", "information", "interpolation", "influence"),
+    *("transforms", "defenses", "data", "training", "evaluation", "build", "cli"),
 )
 FILES = sorted(ROOT.rglob("*.py"))
 every_file = pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""PyTorch networks in the names, and with the forward passes, of released CIFAR code."""
+"""PyTorch networks in the names, and with the forward passes, of released code."""
 
 import torch
 import torch.nn.functional as F
