@@ -43,7 +43,12 @@ def sample(x: Array, rows: Array, columns: Array) -> Array:
 
     upper = (1 - right) * pixel(0, 0) + right * pixel(0, 1)
     lower = (1 - right) * pixel(1, 0) + right * pixel(1, 1)
-    return (1 - down) * upper + down * lower
+    read = (1 - down) * upper + down * lower
+    # Weights that sum to 1 up to rounding must not leave the range of the pixels. The
+    # slope is that of the unclipped value, which may sit at the end of the range.
+    low = jnp.minimum(x.min(axis=(1, 2, 3), keepdims=True), 0)
+    high = jnp.maximum(x.max(axis=(1, 2, 3), keepdims=True), 0)
+    return read + jax.lax.stop_gradient(jnp.clip(read, low, high) - read)
 
 
 def identity(x: Array) -> tuple[Array, Array]:

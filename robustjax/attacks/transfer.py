@@ -402,6 +402,6 @@ def _check_options(num_steps, momentum, smoothing_kernel, num_scales, num_neighb
     shape = (1,) if smoothing_kernel is None else smoothing_kernel.shape
     if len(shape) != 1 or shape[0] % 2 == 0:
         raise InputError(
-            "`smoothing_kernel` must be [k] with an odd k, such as `gaussian_kernel()`; "
+            "`smoothing_kernel` must be [k] with an odd k, as `gaussian_kernel()` is; "
             f"it is applied along both axes. Got shape {shape}."
         )

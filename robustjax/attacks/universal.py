@@ -70,7 +70,7 @@ def universal(
     Example:
       >>> x, y = jnp.full((3, 2), 0.5), jnp.array([0, 0, 1])
       >>> attack = universal(threats.linf(0.25), num_steps=2, step_size=0.25)
-      >>> attack(jax.random.key(0), lambda z: z, x, y)[0].tolist()
+      >>> attack(jax.random.key(0), lambda z: 4 * z, x, y)[0].tolist()
       [0.25, 0.75]
     """
     _check(threat, num_steps, step_size)
@@ -134,7 +134,7 @@ def universal_perturbation(
     Example:
       >>> images, labels = jnp.full((3, 2), 0.5), jnp.array([0, 0, 1])
       >>> delta = universal_perturbation(
-      ...     jax.random.key(0), lambda z: z, images, labels,
+      ...     jax.random.key(0), lambda z: 4 * z, images, labels,
       ...     threat=threats.linf(0.25), num_epochs=1, batch_size=3, step_size=0.25)
       >>> delta.tolist()
       [-0.25, 0.25]
@@ -179,7 +179,7 @@ def apply_perturbation(threat: Threat, delta: Array) -> Attack:
     Example:
       >>> x, y = jnp.full((2, 2), 0.5), jnp.array([0, 1])
       >>> attack = apply_perturbation(threats.linf(0.25), jnp.array([-0.25, 0.5]))
-      >>> attack(jax.random.key(0), lambda z: z, x, y)[1].tolist()
+      >>> attack(jax.random.key(0), lambda z: 4 * z, x, y)[1].tolist()
       [0.25, 0.75]
     """
 
