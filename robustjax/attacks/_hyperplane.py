@@ -71,7 +71,9 @@ def dual_norm(norm: str, w: Array) -> Array:
     if norm == "linf":
         return size.sum(axis=1)
     if norm == "l2":
-        return jnp.linalg.norm(size, axis=1)
+        largest = size.max(axis=1, keepdims=True)  # before squaring tiny gradients
+        unit = size / jnp.where(largest > 0, largest, 1.0)
+        return largest[:, 0] * jnp.linalg.norm(unit, axis=1)
     return size.max(axis=1)
 
 
