@@ -2,8 +2,8 @@
 
     x_{t+1} = P(x_t + step * s / ||s||_1),   s = sign of the largest gradient entries
 
-At checkpoints the share of entries becomes the best perturbation's, over 1.5. Where
-that has become sparser by more than 5%, the step returns to eps and the iterate to the
+At checkpoints their number becomes that of the best perturbation, over 1.5. Where it
+has become sparser by more than 5%, the step returns to eps and the iterate to the
 best point; elsewhere the step shrinks by 1.5, down to eps / 10. See "Mind the Box:
 l1-APGD for Sparse Adversarial Attacks on Image Classifiers" (Croce and Hein, 2021).
 """
@@ -41,7 +41,7 @@ class ApgdL1State(NamedTuple):
       grad: The gradient there.
       record: What has been found so far in this phase.
       step_size: [B].
-      share: The share of the entries that the next step moves, [B].
+      count: How many entries the next step moves, [B].
       sparsity: Entries that the best perturbation changed at the last checkpoint, [B].
       index: Steps taken.
       task: What is fixed.
@@ -51,7 +51,7 @@ class ApgdL1State(NamedTuple):
     grad: Array
     record: Record
     step_size: Array
-    share: Array
+    count: Array
     sparsity: Array
     index: Array
     task: Task
@@ -88,16 +88,16 @@ def climb(
         point = evaluate(objective, logits_fn, y, task, first.astype(x.dtype))
         size = x[0].size
         sparsity = jnp.full(x.shape[:1], size, jnp.int32)
-        share = jnp.full(x.shape[:1], _FIRST_SHARE, x.dtype)
+        count = jnp.full(x.shape[:1], size - int((1 - _FIRST_SHARE) * size), jnp.int32)
         if large_eps_phases:  # phases take both from the point where they begin
             sparsity = _changed(point.x_adv, x)
-            share = _share(sparsity, x)
+            count = _next_count(sparsity)
         return ApgdL1State(
             x_adv=point.x_adv,
             grad=point.grad,
             record=first_record(point),
             step_size=radii(widest, x),
-            share=share,
+            count=count,
             sparsity=sparsity,
             index=jnp.int32(0),
             task=task,
@@ -108,7 +108,7 @@ def climb(
     ) -> ApgdL1State:
         radius, restart, check = (jnp.asarray(row)[state.index] for row in schedule)
         ball = threat.with_eps(radius.astype(x.dtype) * radii(threat, x))
-        ascent = column(state.step_size, x) * _sparse_direction(state.grad, state.share)
+        ascent = column(state.step_size, x) * _sparse_direction(state.grad, state.count)
         moved = state.x_adv + ascent
         if large_eps_phases:
             moved = jnp.where(restart, state.record.best.x_adv, moved)
@@ -124,7 +124,7 @@ def climb(
         fresh = new._replace(
             record=first_record(point),
             step_size=radii(ball, x),
-            share=_share(sparsity, x),
+            count=_next_count(sparsity),
             sparsity=sparsity,
         )
         return jax.tree.map(lambda a, b: jnp.where(restart, a, b), fresh, new)
@@ -133,7 +133,7 @@ def climb(
 
 
 def _checkpoint(state: ApgdL1State, x: Array, eps: Array, due: Array) -> ApgdL1State:
-    """Fits share and step to the best perturbation, if `due`."""
+    """Fits count and step to the best perturbation, if `due`."""
     best = state.record.best
     changed = _changed(best.x_adv, x)
     sparser = due & (20 * changed < 19 * state.sparsity)
@@ -144,7 +144,7 @@ def _checkpoint(state: ApgdL1State, x: Array, eps: Array, due: Array) -> ApgdL1S
         x_adv=x_adv,
         grad=grad,
         step_size=jnp.where(due, step_size, state.step_size),
-        share=jnp.where(due, _share(changed, x), state.share),
+        count=jnp.where(due, _next_count(changed), state.count),
         sparsity=jnp.where(due, changed, state.sparsity),
     )
 
@@ -172,16 +172,14 @@ def _schedule(num_steps: int, large_eps_phases: bool) -> _Schedule:
     )
 
 
-def _sparse_direction(grad: Array, share: Array) -> Array:
-    """Signs of the top `share` [B] of the entries by size, of unit L1 norm."""
+def _sparse_direction(grad: Array, count: Array) -> Array:
+    """Signs of the `count` [B] largest entries and of those tied, of unit L1 norm."""
     flat = grad.reshape(grad.shape[0], -1)
-    size = flat.shape[1]
-    skipped = jnp.clip((1 - share) * size, 0, size - 1).astype(jnp.int32)
     magnitude = jnp.abs(flat)
-    least = _largest(magnitude, size - skipped)
-    signs = jnp.where(magnitude >= least[:, None], jnp.sign(flat), 0.0)
-    count = jnp.abs(signs).sum(axis=1, keepdims=True)
-    return (signs / jnp.maximum(count, 1.0)).reshape(grad.shape)
+    least = _largest(magnitude, count)[:, None]
+    signs = jnp.where(magnitude >= least, jnp.sign(flat), 0.0)
+    moved = jnp.abs(signs).sum(axis=1, keepdims=True)
+    return (signs / jnp.maximum(moved, 1.0)).reshape(grad.shape)
 
 
 def _largest(values: Array, rank: Array) -> Array:
@@ -205,9 +203,16 @@ def _largest(values: Array, rank: Array) -> Array:
 
 
 def _changed(x_adv: Array, x: Array) -> Array:
-    """How many entries differ, [B]."""
-    return jnp.sum((x_adv != x).reshape(x.shape[0], -1), axis=1, dtype=jnp.int32)
+    """How many entries differ by more than rounding, [B].
+
+    Equal steps make entries end at the projection's threshold exactly; whether rounding
+    leaves 0 or 1e-8 there must not decide how the attack goes on.
+    """
+    least = 16 * jnp.finfo(x.dtype).eps
+    moved = jnp.abs(x_adv - x) > least * jnp.maximum(jnp.abs(x), 1.0)
+    return jnp.sum(moved.reshape(x.shape[0], -1), axis=1, dtype=jnp.int32)
 
 
-def _share(changed: Array, x: Array) -> Array:
-    return changed.astype(x.dtype) / x[0].size / 1.5
+def _next_count(changed: Array) -> Array:
+    """The changed entries over 1.5, rounded up, at least 1; exact, in integers."""
+    return jnp.maximum((2 * changed + 2) // 3, 1)
