@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from robustjax import _checks, _random
+from robustjax._checks import InputError
 from robustjax._gradients import input_gradient
 from robustjax.attacks import _outcome
 from robustjax.attacks._outcome import Closest
@@ -94,8 +95,10 @@ def ddn(
     _checks.positive_int(num_steps=num_steps)
     _checks.positive(initial_radius=initial_radius, gamma=gamma)
     _checks.fraction(gamma=gamma)
-    if levels is not None:
-        _checks.positive_int(**{"levels - 1": levels - 1})
+    if levels is not None and (not isinstance(levels, int) or levels < 2):
+        raise InputError(
+            f"`levels` must be None or an integer of at least 2, got {levels!r}."
+        )
     low, high = threat.bounds
 
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> DDNState:
