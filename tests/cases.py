@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
+from attack_cases import combine, gradient
 
 from robustjax import attacks, defenses, models, objectives, threats
 from robustjax.types import Batch
@@ -15,34 +15,9 @@ THREATS = {
     "l1": (lambda eps, **kw: threats.l1(eps, sparsity=0.3, **kw), 1.0),
 }
 
-# Name -> threat -> attack. Three steps of half the radius.
+# Name -> case; the families are in `attack_cases`.
 ATTACKS = {
-    "fgsm": attacks.fgsm,
-    "fgsm-random": lambda t: attacks.fgsm(
-        t, step_size=1.25 * t.eps, random_start=t.sample
-    ),
-    "bim": lambda t: attacks.bim(t, step_size=t.eps / 2 + 1e-9, num_steps=3),
-    "pgd": lambda t: attacks.pgd(t, step_size=t.eps / 2 + 1e-9, num_steps=3),
-    "pgd-best": lambda t: attacks.pgd(
-        t, step_size=t.eps / 2 + 1e-9, num_steps=3, iterate="best"
-    ),
-    "pgd-frozen": lambda t: attacks.pgd(
-        t, step_size=t.eps / 2 + 1e-9, num_steps=3, freeze_broken=True
-    ),
-    "pgd-gaussian": lambda t: attacks.pgd(
-        t,
-        step_size=t.eps / 2 + 1e-9,
-        num_steps=3,
-        objective=objectives.margin,
-        random_start=threats.gaussian_start(0.001),
-    ),
-    "mi-fgsm": lambda t: attacks.mi_fgsm(t, num_steps=3),
-    "adam": lambda t: attacks.projected_gradient(
-        t, optax.adam(-0.05), num_steps=3, objective=objectives.dlr
-    ),
-    "restarts": lambda t: attacks.restarts(
-        attacks.pgd(t, step_size=t.eps / 2 + 1e-9, num_steps=2), 3
-    ),
+    name: case for family in (gradient, combine) for name, case in family.CASES.items()
 }
 
 

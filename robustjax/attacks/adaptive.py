@@ -205,8 +205,8 @@ def oblivious(attack: Attack, bare_logits_fn: LogitsFn) -> Attack:
 
 
 def _elsewhere(attack, source, key: Key, logits_fn, x: Array, y: Array) -> Array:
-    del logits_fn
-    return attack(key, source, x, y)
+    _outcome.check_call(logits_fn, x, y)
+    return jax.lax.stop_gradient(attack(key, source, x, y))
 
 
 def transfer(
@@ -245,6 +245,7 @@ def transfer(
 
 
 def _transferred(attack, objective, sources, key, logits_fn, x, y) -> Array:
+    _outcome.check_call(logits_fn, x, y)
     keys = _random.per_image_keys(key, x.shape[0])
     evaluate = _outcome.climbed(objective, logits_fn, y)
     worst = None
@@ -252,7 +253,8 @@ def _transferred(attack, objective, sources, key, logits_fn, x, y) -> Array:
         x_adv = attack(_random.fold_in(keys, number), source, x, y)
         found = Candidate(x_adv, *evaluate(x_adv))
         worst = found if worst is None else _outcome.keep_worse(worst, found)
-    return worst.x_adv  # pyright: ignore[reportOptionalMemberAccess]
+    assert worst is not None
+    return jax.lax.stop_gradient(worst.x_adv)
 
 
 def _pytree(fun: Any) -> Partial:

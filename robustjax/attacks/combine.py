@@ -51,6 +51,7 @@ def restarts(
         )
 
     def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
+        _outcome.check_call(logits_fn, x, y)
         keys = _random.per_image_keys(key, x.shape[0])
         evaluate = _outcome.climbed(objective, logits_fn, y)
 
@@ -71,7 +72,7 @@ def restarts(
             some(indices[0]),
             indices[1:],
         )
-        return worst.x_adv
+        return jax.lax.stop_gradient(worst.x_adv)
 
     return run
 
@@ -99,19 +100,19 @@ def worst_case(attacks: Sequence[Attack]) -> Attack:
         raise _checks.InputError("`attacks` must hold at least one attack, got none.")
 
     def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
+        _outcome.check_call(logits_fn, x, y)
         keys = _random.per_image_keys(key, x.shape[0])
         is_broken, x_adv = _outcome.broken(logits_fn(x), y), x
         for number, attack in enumerate(attacks):
             attacked = unless_all(
                 is_broken,
-                lambda attack=attack, number=number, x_adv=x_adv: attack(
-                    _random.fold_in(keys, number), logits_fn, x, y
-                ),
+                lambda keys, attack=attack: attack(keys, logits_fn, x, y),
+                _random.fold_in(keys, number),
                 otherwise=x_adv,
             )
             x_adv = _outcome.where(is_broken, x_adv, attacked)
             is_broken |= _outcome.broken(logits_fn(x_adv), y)
-        return x_adv
+        return jax.lax.stop_gradient(x_adv)
 
     return run
 
@@ -144,23 +145,25 @@ def each_target(attack_towards: Callable[[Array], Attack], num_targets: int) -> 
     _checks.positive_int(num_targets=num_targets)
 
     def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
+        _outcome.check_call(logits_fn, x, y)
         keys = _random.per_image_keys(key, x.shape[0])
         clean = logits_fn(x)
 
         def towards(carry, rank):
             x_adv, is_broken = carry
 
-            def attacked():
+            def attacked(keys: Key) -> Array:
                 attack = attack_towards(ranked_class(clean, y, rank))
-                return attack(_random.fold_in(keys, rank), logits_fn, x, y)
+                return attack(keys, logits_fn, x, y)
 
-            found = unless_all(is_broken, attacked, otherwise=x_adv)
+            round_keys = _random.fold_in(keys, rank)
+            found = unless_all(is_broken, attacked, round_keys, otherwise=x_adv)
             x_adv = _outcome.where(is_broken, x_adv, found)
             return (x_adv, is_broken | _outcome.broken(logits_fn(x_adv), y)), None
 
         ranks = jnp.arange(2, 2 + min(num_targets, clean.shape[1] - 1))
         (x_adv, _), _ = jax.lax.scan(towards, (x, _outcome.broken(clean, y)), ranks)
-        return x_adv
+        return jax.lax.stop_gradient(x_adv)
 
     return run
 
@@ -190,6 +193,7 @@ def masked(attack: Attack, *, chunk_size: int | None = None) -> Attack:
         _checks.positive_int(chunk_size=chunk_size)
 
     def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
+        _outcome.check_call(logits_fn, x, y)
         size = x.shape[0] if chunk_size is None else chunk_size
         if x.shape[0] % size:
             raise _checks.InputError(
@@ -203,20 +207,25 @@ def masked(attack: Attack, *, chunk_size: int | None = None) -> Attack:
         def one(chunk):
             keys, x, y, is_broken = chunk
             attacked = unless_all(
-                is_broken, lambda: attack(keys, logits_fn, x, y), otherwise=x
+                is_broken, lambda k: attack(k, logits_fn, x, y), keys, otherwise=x
             )
             return _outcome.where(is_broken, x, attacked)
 
         x_adv = jax.lax.map(one, chunks).reshape(x.shape)
-        return x_adv[jnp.argsort(order)]
+        return jax.lax.stop_gradient(x_adv[jnp.argsort(order)])
 
     return run
 
 
 def unless_all(
-    is_broken: Array, attacked: Callable[[], Array], *, otherwise: Array
+    is_broken: Array, attacked: Callable[[Key], Array], keys: Key, *, otherwise: Array
 ) -> Array:
-    """`attacked()`, or `otherwise` without running it if all images are broken."""
-    return jax.lax.cond(
-        is_broken.all(), lambda: otherwise, lambda: attacked().astype(otherwise.dtype)
-    )
+    """`attacked(keys)`, or `otherwise` without running it if all images are broken."""
+    # Raw, since `vmap` makes of `cond` a select, which counts as a use of a key.
+    data, impl = jax.random.key_data(keys), jax.random.key_impl(keys)
+
+    def run(data: Array) -> Array:
+        keys = jax.random.wrap_key_data(data, impl=impl)
+        return attacked(keys).astype(otherwise.dtype)
+
+    return jax.lax.cond(is_broken.all(), lambda _: otherwise, run, data)

@@ -19,6 +19,8 @@ class AttackCase:
       iterated: It is an `IteratedAttack`.
       maps_over_eps: The radius may be traced.
       moves: It changes the images of the shared suite.
+      breaks: An image that is misclassified already comes back misclassified.
+      on_host: It cannot run inside `jit`.
       least_classes: With fewer it refuses, in one clear line.
       representative: Of its family: its tests run in CI, those of others are `slow`.
     """
@@ -31,5 +33,7 @@ class AttackCase:
     iterated: bool = True
     maps_over_eps: bool = True
     moves: bool = True
+    breaks: bool = True
+    on_host: bool = False
     least_classes: int = 2
     representative: bool = False
