@@ -24,7 +24,8 @@ class PixelState(NamedTuple):
 
     Attributes:
       x_adv: The best point so far, [B, H, W, C]; the first misclassified one, for good.
-      best: Its objective and whether it is misclassified.
+      value: The objective there, [B].
+      broken: Whether it is misclassified, [B].
       population: Individuals, [B, N, P, 2 + C]: per pixel a place in [0, 1)^2 and a
         colour.
       values: Their objectives, [B, N].
@@ -33,7 +34,8 @@ class PixelState(NamedTuple):
     """
 
     x_adv: Array
-    best: Candidate
+    value: Array
+    broken: Array
     population: Array
     values: Array
     keys: Key
@@ -134,10 +136,9 @@ def pixel(
             _random.fold_in(keys, 0)
         )
         values, is_broken = judged(logits_fn, x, y, people)
-        # x stays only if it is misclassified; else a mutant at least as good follows.
         at_x = Candidate(x, *_outcome.climbed(objective, logits_fn, y)(x))
         best = _best(at_x, x, people, values, is_broken)
-        return PixelState(best.x_adv, best, people, values, keys, jnp.int32(0))
+        return PixelState(*best, people, values, keys, jnp.int32(0))
 
     def step(state: PixelState, logits_fn: LogitsFn, x: Array, y: Array) -> PixelState:
         keys = _random.fold_in(state.keys, state.index + 1)
@@ -145,11 +146,11 @@ def pixel(
             keys, state.population
         )
         values, is_broken = judged(logits_fn, x, y, mutants)
-        best = _best(state.best, x, mutants, values, is_broken)
+        best = _best(Candidate(*state[:3]), x, mutants, values, is_broken)
         wins = values >= state.values
         people = jnp.where(wins[:, :, None, None], mutants, state.population)
         values = jnp.where(wins, values, state.values)
-        return PixelState(best.x_adv, best, people, values, state.keys, state.index + 1)
+        return PixelState(*best, people, values, state.keys, state.index + 1)
 
     def finish(state: PixelState, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         del logits_fn, x, y
@@ -199,10 +200,8 @@ def single_pixel(
     ) -> SinglePixelState:
         _, height, width, _ = x.shape
         place = state.order[:, state.index % state.order.shape[1]]
-        grid = jnp.arange(height * width, dtype=place.dtype).reshape(
-            1, height, width, 1
-        )
-        here = grid == place.reshape(-1, 1, 1, 1)
+        grid = jnp.arange(height * width, dtype=place.dtype)
+        here = grid.reshape(1, height, width, 1) == place.reshape(-1, 1, 1, 1)
         x_adv, is_broken = state.x_adv, state.broken
         for value in bounds:
             trial = jnp.where(here, jnp.asarray(value, x.dtype), x)
@@ -282,10 +281,8 @@ def _best(
     old: Candidate, x: Array, people: Array, values: Array, is_broken: Array
 ) -> Candidate:
     """`old`, frozen once broken, or the best individual: broken first, then value."""
-    rank = jnp.where(
-        is_broken == is_broken.any(axis=1, keepdims=True), values, -jnp.inf
-    )
-    number = rank.argmax(axis=1)
+    eligible = is_broken == is_broken.any(axis=1, keepdims=True)
+    number = jnp.where(eligible, values, -jnp.inf).argmax(axis=1)
     pick = jax.vmap(lambda rows, i: rows[i])
     value, is_broken = pick(values, number), pick(is_broken, number)
     wins = ~old.broken & (is_broken | (value > old.value))

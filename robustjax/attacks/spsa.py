@@ -68,13 +68,12 @@ def estimate_gradient(
       chunk_size: Directions that are evaluated at once; memory grows with it.
 
     Example:
-      >>> x = jnp.zeros((1, 3))
+      >>> keys = jax.random.split(jax.random.key(0), 1)
       >>> grad = estimate_gradient(
-      ...     lambda z: z @ jnp.array([1.0, 0.0, -2.0]), jax.random.split(
-      ...         jax.random.key(0), 1), x, sampler=jax.random.rademacher,
-      ...     num_samples=512, delta=0.1)
+      ...     lambda z: (z @ jnp.array([[1.0], [3.0]]))[:, 0], keys, jnp.zeros((1, 2)),
+      ...     sampler=jax.random.rademacher, num_samples=1024, delta=0.1)
       >>> grad.round().tolist()
-      [[1.0, 0.0, -2.0]]
+      [[1.0, 3.0]]
     """
     num_pairs = num_samples // 2
     chunk_size = min(chunk_size, num_pairs)

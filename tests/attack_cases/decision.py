@@ -1,7 +1,6 @@
 """Attacks that see the predicted class alone."""
 
 from attack_cases import AttackCase
-
 from robustjax.attacks.boundary import boundary
 from robustjax.attacks.hop_skip_jump import hop_skip_jump
 

@@ -1,7 +1,6 @@
 """Attacks on single pixels; they have no radius."""
 
 from attack_cases import AttackCase
-
 from robustjax.attacks.pixel import pixel, single_pixel
 
 CASES = {

@@ -1,7 +1,6 @@
 """Attacks on score-based gradient estimates."""
 
 from attack_cases import AttackCase
-
 from robustjax.attacks.spsa import nes, spsa
 
 CASES = {

@@ -1,7 +1,6 @@
 """The Square attack."""
 
 from attack_cases import AttackCase
-
 from robustjax.attacks.square import square
 
 CASES = {
