@@ -94,8 +94,8 @@ def wasserstein_pgd(
 
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> TransportState:
         del key  # nothing is drawn
-        _warp.check_images(x)
         _outcome.check_call(logits_fn, x, y)
+        _warp.check_images(x)
         # All mass stays.
         stays = jnp.asarray(_distances(kernel_size) == 0)[None, :, None, None, None]
         return TransportState(x, jnp.where(stays, x[:, None], 0))

@@ -28,7 +28,7 @@ from robustjax.objectives import cross_entropy
 from robustjax.types import Array, IteratedAttack, Key, LogitsFn, Objective, Threat
 
 
-class TransferState(NamedTuple):
+class MomentumState(NamedTuple):
     """Between two steps.
 
     Attributes:
@@ -119,7 +119,7 @@ def transferable(
         climbed = _outcome.climbed(objective, logits_fn, y)
         return _mean_over_scales(climbed, x, keys, diversity, num_scales)
 
-    def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> TransferState:
+    def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> MomentumState:
         _outcome.check_call(logits_fn, x, y)
         if smoothing_kernel is not None:
             _warp.check_images(x)
@@ -128,13 +128,13 @@ def transferable(
         if random_start is not None:
             x_adv = random_start(_random.fold_in(keys, 0), x)
         zero = jnp.zeros_like(x)
-        return TransferState(
+        return MomentumState(
             x_adv, zero, zero if num_neighbors else None, keys, jnp.int32(0)
         )
 
     def step(
-        state: TransferState, logits_fn: LogitsFn, x: Array, y: Array
-    ) -> TransferState:
+        state: MomentumState, logits_fn: LogitsFn, x: Array, y: Array
+    ) -> MomentumState:
         index = state.index + 1
         keys = _random.fold_in(state.keys, index)
         here = state.x_adv
@@ -158,9 +158,9 @@ def transferable(
         total = momentum * state.momentum + _unit_l1(tuned)
         moved = state.x_adv + _per_image(length, x) * threat.steepest(total)
         moved = threat.project(moved, x).astype(x.dtype)
-        return TransferState(moved, total, variance, state.keys, index)
+        return MomentumState(moved, total, variance, state.keys, index)
 
-    def finish(state: TransferState, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
+    def finish(state: MomentumState, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         del logits_fn, x, y
         return state.x_adv
 
