@@ -1,6 +1,6 @@
 """DeepFool: straight across the nearest linearised boundary, again and again.
 
-    r <- r + |h_k| / ||w_k||_dual * steepest(w_k)
+    r <- r + (|h_k| / ||w_k||_dual + extra_step) * steepest(w_k)
     x_adv = clip(x + (1 + overshoot) r)
 
 where h_k = z_k - z_y and w_k, its gradient, are taken at x_adv, and k is the class
@@ -42,6 +42,7 @@ def deepfool(
     num_steps: int = 50,
     overshoot: float = 0.02,
     num_candidates: int = 10,
+    extra_step: float = 1e-4,
 ) -> IteratedAttack:
     """A misclassified point near x, found by a few linearisations.
 
@@ -51,10 +52,10 @@ def deepfool(
     misclassified point, and the passes end when all images have stopped.
 
     As in the authors' code, and unlike algorithm 2, the overshoot is applied at every
-    step, so that points lie beyond the boundary and not on it. Points are also clipped
-    to the pixel box, while the way `r` keeps adding up unclipped; steps do not
-    otherwise know of the box. The authors' code adds 1e-4 to every distance, which is
-    left out.
+    step, so that points lie beyond the boundary and not on it, and `extra_step` is
+    added to every step's length. Points are also clipped to the pixel box, while the
+    way `r` keeps adding up unclipped; steps do not otherwise know of the box, so that
+    without `extra_step` clipped points can approach a boundary and never cross it.
 
     Args:
       threat: Norm (`"linf"` or `"l2"`) and box; `eps` is the largest distance that
@@ -63,6 +64,7 @@ def deepfool(
       overshoot: How far beyond the boundary, relative to the way.
       num_candidates: Classes looked at, the label and the most likely others of the
         clean image; at least 2.
+      extra_step: Added to the length of every step, in the threat's norm.
 
     Returns:
       An attack that returns x itself for images already misclassified and for those
@@ -74,13 +76,13 @@ def deepfool(
     Example:
       >>> from robustjax import threats
       >>> x, y = jnp.array([[0.75, 0.25]]), jnp.array([0])
-      >>> attack = deepfool(threats.linf(1.0), num_steps=2)
+      >>> attack = deepfool(threats.linf(1.0), num_steps=2, extra_step=0.0)
       >>> attack(jax.random.key(0), lambda z: z, x, y).round(3).tolist()
       [[0.49..., 0.50...]]
     """
     _checks.one_of(("linf", "l2"), **{"threat.name": threat.name})
     _checks.positive_int(num_steps=num_steps, num_candidates=num_candidates)
-    _checks.non_negative(overshoot=overshoot)
+    _checks.non_negative(overshoot=overshoot, extra_step=extra_step)
     if num_candidates < 2:
         raise _checks.InputError(
             f"`num_candidates` must be at least 2, the label and another class, got "
@@ -108,7 +110,7 @@ def deepfool(
         f = _hyperplane.averaged(logits_fn)
         logits, jacobian = input_jacobian(f, state.x_adv, state.classes)
         found = record(state, logits, x, y)
-        way = _to_boundary(threat, logits, jacobian, state.classes)
+        way = _to_boundary(threat, logits, jacobian, state.classes, extra_step)
         stopped = jnp.isfinite(found.distance)
         total = _outcome.where(stopped, state.total, state.total + way)
         moved = jnp.clip(x + (1 + overshoot) * total, low, high).astype(x.dtype)
@@ -140,7 +142,9 @@ def _candidates(logits: Array, y: Array, count: int) -> Array:
     return order[:, : min(count, logits.shape[1])]
 
 
-def _to_boundary(threat: Threat, logits: Array, jacobian: Array, classes: Array):
+def _to_boundary(
+    threat: Threat, logits: Array, jacobian: Array, classes: Array, extra_step: float
+) -> Array:
     """The offset to the nearest linearised boundary, [B, ...], float32 or wider."""
     chosen = jnp.take_along_axis(logits, classes, axis=1)
     own = jnp.zeros(classes.shape[:1], jnp.int32)
@@ -151,5 +155,5 @@ def _to_boundary(threat: Threat, logits: Array, jacobian: Array, classes: Array)
     size = _hyperplane.dual_norm(threat.name, normal)
     distance = jnp.abs(height) / jnp.where(size > 0, size, 1.0)
     distance = jnp.where((size > 0) & jnp.isfinite(distance), distance, 0.0)
-    distance = distance.reshape((-1,) + (1,) * (normal.ndim - 1))
-    return distance * threat.steepest(normal)
+    length = (distance + extra_step).reshape((-1,) + (1,) * (normal.ndim - 1))
+    return length * threat.steepest(normal)

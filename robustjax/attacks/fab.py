@@ -21,7 +21,7 @@ from robustjax import _checks, _random
 from robustjax._gradients import input_gradient, input_jacobian
 from robustjax.attacks import _hyperplane, _outcome
 from robustjax.attacks._outcome import Closest
-from robustjax.attacks._targets import ranked_class
+from robustjax.attacks._targets import check_rank, ranked_class
 from robustjax.types import Array, IteratedAttack, Key, LogitsFn, Threat
 
 _NORMS = ("linf", "l2", "l1")
@@ -198,10 +198,7 @@ def fab_target(
       >>> attack(jax.random.key(0), lambda z: z, x, y).round(2).tolist()
       [[0.37..., 0.25, 0.37...]]
     """
-    if _checks.is_concrete(rank) and not rank >= 2:
-        raise _checks.InputError(
-            f"`rank` must be at least 2, as 1 is the label, got {rank}."
-        )
+    check_rank(rank)
     return _searches(
         threat,
         _towards,
