@@ -1,12 +1,11 @@
 """DeepFool."""
 
 from attack_cases import AttackCase
-
-from robustjax.attacks import deepfool
+from robustjax.attacks.deepfool import deepfool
 
 CASES = {
     "deepfool": AttackCase(
-        lambda t: deepfool.deepfool(t, num_steps=4, num_candidates=3),
+        lambda t: deepfool(t, num_steps=4, num_candidates=3),
         threats=("linf", "l2"),
         representative=True,
     ),

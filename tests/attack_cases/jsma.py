@@ -1,12 +1,11 @@
 """The Jacobian saliency map attack, which has a budget of coordinates and no radius."""
 
 from attack_cases import AttackCase
-
-from robustjax.attacks import jsma
+from robustjax.attacks.jsma import jsma
 
 CASES = {
     "jsma": AttackCase(
-        lambda t: jsma.jsma(gamma=0.2),
+        lambda t: jsma(gamma=0.2),
         threats=("linf",),
         bounded=False,
         iterated=False,
@@ -14,7 +13,7 @@ CASES = {
         representative=True,
     ),
     "jsma-single": AttackCase(
-        lambda t: jsma.jsma(theta=-0.5, gamma=0.1, pairs=False),
+        lambda t: jsma(theta=-0.5, gamma=0.1, pairs=False),
         threats=("linf",),
         bounded=False,
         iterated=False,

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from robustjax import InputError, threats
-from robustjax.attacks import fab as module
-from robustjax.attacks.fab import fab, fab_target, fab_targeted
+from robustjax.attacks.fab import _start, fab, fab_target, fab_targeted
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -222,7 +221,7 @@ def test_later_searches_start_around_x_and_never_hurt(norm):
     state = thrice.init(jax.random.key(0), logits_fn, x, y)
     near = jnp.array([jnp.inf, 0.1, 0.0, 0.05, 1.0, jnp.inf])
     state = state._replace(found=state.found._replace(distance=near))
-    begin = lambda search, threat=threat: module._start(
+    begin = lambda search, threat=threat: _start(
         threat, state, jnp.int32(search), jnp.int32(search), x
     )
     radius = jnp.minimum(near, eps) / 2
