@@ -156,7 +156,9 @@ def pixel(
         del logits_fn, x, y
         return state.x_adv
 
-    return IteratedAttack(init, step, finish, num_steps)
+    return IteratedAttack(
+        init, step, finish, num_steps, broken=lambda state: state.broken
+    )
 
 
 def single_pixel(
@@ -215,7 +217,9 @@ def single_pixel(
         del logits_fn, x, y
         return state.x_adv
 
-    return IteratedAttack(init, step, finish, num_steps)
+    return IteratedAttack(
+        init, step, finish, num_steps, broken=lambda state: state.broken
+    )
 
 
 def _first_population(

@@ -31,12 +31,14 @@ class EstimateState(NamedTuple):
 
     Attributes:
       x_adv: The current iterate, [B, ...]; the first misclassified one, for good.
+      broken: Whether it is misclassified, [B].
       rule: State of the step rule.
       keys: One per image, [B].
       index: Steps so far.
     """
 
     x_adv: Array
+    broken: Array
     rule: Any
     keys: Key
     index: Array
@@ -111,7 +113,7 @@ def estimated_gradient(
 
     An image stays where it is from the first misclassified iterate on, since it needs
     no more queries. A step is num_samples + 1 forward passes: the estimate's, and one
-    at the iterate.
+    at the new iterate; the start is one.
 
     Args:
       threat: Ball and box.
@@ -143,14 +145,16 @@ def estimated_gradient(
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> EstimateState:
         _outcome.check_call(logits_fn, x, y)
         keys = _random.per_image_keys(key, x.shape[0])
-        start = x if random_start is None else random_start(_random.fold_in(keys, 0), x)
-        return EstimateState(start, rule.init(start), keys, jnp.int32(0))
+        start = x
+        if random_start is not None:
+            start = threat.project(random_start(_random.fold_in(keys, 0), x), x)
+        is_broken = _outcome.climbed(objective, logits_fn, y)(start)[1]
+        return EstimateState(start, is_broken, rule.init(start), keys, jnp.int32(0))
 
     def step(
         state: EstimateState, logits_fn: LogitsFn, x: Array, y: Array
     ) -> EstimateState:
         climbed = _outcome.climbed(objective, logits_fn, y)
-        _, is_broken = climbed(state.x_adv)
         grad = estimate_gradient(
             lambda z: climbed(z)[0],
             _random.fold_in(state.keys, state.index + 1),
@@ -162,14 +166,17 @@ def estimated_gradient(
         )
         ascent, rule_state = rule.update(grad, state.rule, state.x_adv)
         moved = threat.project(state.x_adv + jnp.asarray(ascent), x).astype(x.dtype)
-        moved = _outcome.where(is_broken, state.x_adv, moved)
-        return EstimateState(moved, rule_state, state.keys, state.index + 1)
+        moved = _outcome.where(state.broken, state.x_adv, moved)
+        is_broken = state.broken | climbed(moved)[1]
+        return EstimateState(moved, is_broken, rule_state, state.keys, state.index + 1)
 
     def finish(state: EstimateState, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
-        del logits_fn, y
-        return threat.project(state.x_adv, x)  # a start may lie outside
+        del logits_fn, x, y
+        return state.x_adv
 
-    return IteratedAttack(init, step, finish, num_steps)
+    return IteratedAttack(
+        init, step, finish, num_steps, broken=lambda state: state.broken
+    )
 
 
 def spsa(

@@ -142,7 +142,9 @@ def square(
         del logits_fn, x, y
         return state.x_adv
 
-    return IteratedAttack(init, step, finish, num_queries)
+    return IteratedAttack(
+        init, step, finish, num_queries, broken=lambda state: state.broken
+    )
 
 
 def _linf_moves(threat: Threat, initial_share: float) -> _Moves:
