@@ -4,10 +4,17 @@ Every message names the argument in backticks, shows the value and says the fix.
 Factories call these once; pure functions call the shape checks, which are static.
 """
 
+import warnings
+
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+
+PROBABILITIES = (
+    "`logits_fn` seems to return probabilities: rows are non-negative and sum to 1. "
+    "Attacks expect logits; return them before the softmax, or its log."
+)
 
 
 class InputError(ValueError):
@@ -132,6 +139,18 @@ def labels(logits: jax.Array, y: jax.Array) -> None:
             f"{y.dtype} {y.shape}."
         )
     label_range(y, logits.shape[-1])
+
+
+def warn_of_probabilities(logits: jax.Array) -> None:
+    """Warns if concrete logits look like probabilities; one row may be chance."""
+    if logits.shape[0] > 1 and are_probabilities(logits):
+        warnings.warn(PROBABILITIES, stacklevel=3)
+
+
+def are_probabilities(logits: jax.Array) -> jax.Array:
+    """Whether all rows of logits [B, K] are non-negative and sum to 1."""
+    sums = logits.astype(jnp.float32).sum(axis=1)
+    return (logits >= 0).all() & (jnp.abs(sums - 1) < 1e-3).all()
 
 
 def label_range(y: object, num_classes: int) -> None:

@@ -1,10 +1,16 @@
 """Attacks: `(key, logits_fn, x, y) -> x_adv`, pure functions that compile whole."""
 
+from robustjax.attacks._outcome import broken as broken
 from robustjax.attacks.adaptive import against as against
 from robustjax.attacks.adaptive import expectation as expectation
 from robustjax.attacks.adaptive import oblivious as oblivious
 from robustjax.attacks.adaptive import transfer as transfer
 from robustjax.attacks.adaptive import with_surrogate as with_surrogate
+from robustjax.attacks.autoattack import aa_namid as aa_namid
+from robustjax.attacks.autoattack import autoattack as autoattack
+from robustjax.attacks.autoattack import autoattack_plus as autoattack_plus
+from robustjax.attacks.autoattack import autoattack_rand as autoattack_rand
+from robustjax.attacks.autoattack import screen as screen
 from robustjax.attacks.combine import each_target as each_target
 from robustjax.attacks.combine import masked as masked
 from robustjax.attacks.combine import restarts as restarts
@@ -17,3 +23,7 @@ from robustjax.attacks.gradient import projected_gradient as projected_gradient
 from robustjax.attacks.iterate import Trajectory as Trajectory
 from robustjax.attacks.iterate import early_stop as early_stop
 from robustjax.attacks.iterate import keep_trajectory as keep_trajectory
+from robustjax.attacks.staged import Placement as Placement
+from robustjax.attacks.staged import Stage as Stage
+from robustjax.attacks.staged import StagedAttack as StagedAttack
+from robustjax.attacks.staged import StageOutcome as StageOutcome

@@ -1,6 +1,5 @@
 """What counts as broken, and which of two candidates an attacker keeps."""
 
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,11 +10,6 @@ from robustjax import _checks
 from robustjax._checks import InputError
 from robustjax.objectives import targeted
 from robustjax.types import Array, LogitsFn, Objective, Threat
-
-PROBABILITIES = (
-    "`logits_fn` seems to return probabilities: rows are non-negative and sum to 1. "
-    "Attacks expect logits; return them before the softmax, or its log."
-)
 
 
 class Candidate(NamedTuple):
@@ -124,19 +118,7 @@ def check_call(
     for labels in (y, target):
         if labels is not None and labels.ndim == 1:
             _checks.label_range(labels, logits.shape[1])
-    warn_of_probabilities(logits)
-
-
-def warn_of_probabilities(logits: Array) -> None:
-    """Warns if concrete logits look like probabilities; one row may be chance."""
-    if logits.shape[0] > 1 and are_probabilities(logits):
-        warnings.warn(PROBABILITIES, stacklevel=3)
-
-
-def are_probabilities(logits: Array) -> Array:
-    """Whether all rows of logits [B, K] are non-negative and sum to 1."""
-    sums = logits.astype(jnp.float32).sum(axis=1)
-    return (logits >= 0).all() & (jnp.abs(sums - 1) < 1e-3).all()
+    _checks.warn_of_probabilities(logits)
 
 
 def broken(logits: Array, y: Array) -> Array:

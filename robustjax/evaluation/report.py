@@ -4,6 +4,7 @@
 read, `curve.png` a robustness curve if one was run.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import jax
 import numpy as np
 
 from robustjax._checks import InputError
-from robustjax.evaluation.robustness import Robustness, wilson_interval
+from robustjax.evaluation.minimum_norm import accuracy_at, minimum_norms
+from robustjax.evaluation.results import AttackResult, Robustness, wilson_interval
 from robustjax.training import write_json
 
 
@@ -22,7 +24,9 @@ def summarise(result: Robustness) -> dict[str, Any]:
     Returns:
       `num_examples`, and `rows`: clean, each attack, the worst case, each with name,
       accuracy, number correct, 95% Wilson interval and seconds; attacks also with all
-      parameters, the largest distances and the pixel range they reached.
+      parameters, the largest distances and the pixel range they reached; staged ones
+      with each stage, those of minimum norm with the median norm and the accuracy at
+      radii; and `warnings`, one line each.
     """
     total = len(result.labels)
     rows = [_row("clean", result.clean_correct, result.clean_seconds)]
@@ -33,10 +37,16 @@ def summarise(result: Robustness) -> dict[str, Any]:
             norm: float(values.max()) for norm, values in attack.distance.items()
         }
         row["pixel_range"] = [attack.lowest, attack.highest]
+        if attack.stages:
+            row["stages"] = [dataclasses.asdict(stage) for stage in attack.stages]
+        if attack.norm is not None:
+            row["name"] += " (no limit)"
+            row["minimum_norm"] = _minimum_norm(attack, result.clean_correct)
         rows.append(row)
     seconds = sum(attack.seconds for attack in result.attacks)
     rows.append(_row("worst case", result.worst_case_correct, seconds))
-    return {"num_examples": total, "rows": rows}
+    warnings = [f"{a.name}: {line}" for a in result.attacks for line in a.warnings]
+    return {"num_examples": total, "rows": rows, "warnings": warnings}
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -167,6 +177,18 @@ def _row(name: str, correct: np.ndarray, seconds: float) -> dict[str, Any]:
     }
 
 
+def _minimum_norm(attack: AttackResult, clean_correct: np.ndarray) -> dict[str, Any]:
+    norms = minimum_norms(attack, clean_correct)
+    median = float(np.median(norms[clean_correct])) if clean_correct.any() else 0.0
+    return {
+        "norm": attack.norm,
+        # JSON has no infinity; None is "more than half of the images survive".
+        "median_of_correct": median if np.isfinite(median) else None,
+        "eps": list(attack.radii),
+        "accuracy": accuracy_at(norms, attack.radii).tolist(),
+    }
+
+
 def _aligned(cells: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = [
@@ -183,9 +205,13 @@ def _markdown(summary: Mapping, context: Mapping, curve: Mapping | None) -> str:
         if name in context:
             lines.append(f"- {name}: {context[name]}")
     lines += ["", table(summary), ""]
+    if summary.get("warnings"):
+        lines += ["## Warnings", ""]
+        lines += [f"- {line}" for line in summary["warnings"]] + [""]
     lines.append(
         "The worst case counts an example as correct only if it is classified "
-        "correctly clean and under every attack above. Intervals are Wilson's."
+        "correctly clean and under every attack above that is held to a radius. "
+        "Intervals are Wilson's."
     )
     lines += ["", "## Attacks", ""]
     for row in summary["rows"]:
@@ -196,6 +222,7 @@ def _markdown(summary: Mapping, context: Mapping, curve: Mapping | None) -> str:
             )
             low, high = row["pixel_range"]
             lines.append(f"  - reached: {reached}; pixels in [{low:g}, {high:g}]")
+            lines += [f"  - {detail}" for detail in _details(row)]
     if curve is not None:
         lines += ["", "## Robustness curve", "", "![curve](curve.png)", ""]
         cells = [("eps", "accuracy")]
@@ -208,6 +235,27 @@ def _markdown(summary: Mapping, context: Mapping, curve: Mapping | None) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _details(row: Mapping[str, Any]) -> list[str]:
+    """What only staged or minimum-norm attacks have to say, a line each."""
+    lines = [
+        f"after {stage['name']}: {100 * stage['accuracy']:.2f}% "
+        f"({stage['broken']} of {stage['attacked']} broken, {stage['seconds']:.1f} s)"
+        for stage in row.get("stages", ())
+    ]
+    if "minimum_norm" in row:
+        found = row["minimum_norm"]
+        median = found["median_of_correct"]
+        lines.append(
+            f"median {found['norm']} norm over images classified correctly: "
+            + ("none found for half of them" if median is None else f"{median:.4g}")
+        )
+        lines += [
+            f"accuracy at {found['norm']} {eps:.5g}: {100 * accuracy:.2f}%"
+            for eps, accuracy in zip(found["eps"], found["accuracy"], strict=True)
+        ]
+    return lines
 
 
 def _plot(path: Path, curve: Mapping[str, Sequence[float]], total: int) -> None:

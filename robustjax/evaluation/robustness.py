@@ -1,10 +1,11 @@
-"""Accuracy under attack: per example, per attack, and the worst case over attacks."""
+"""Runs attacks on a data set, sharded, one compilation each."""
 
-import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,76 +14,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from robustjax import _checks
-from robustjax.attacks._outcome import broken
+from robustjax.attacks import Placement, StagedAttack, broken
 from robustjax.data import Dataset, EvalBatch, as_float, evaluation_batches
+from robustjax.evaluation.results import AttackResult, NamedAttack, Robustness
 from robustjax.training import sharding
 from robustjax.types import Array, Attack, Key, LogitsFn
-
-
-@dataclasses.dataclass(frozen=True)
-class NamedAttack:
-    """An attack as the report names it.
-
-    Attributes:
-      name: Its name in tables and files.
-      attack: The attack.
-      parameters: All its parameters, JSON-able.
-    """
-
-    name: str
-    attack: Attack
-    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class AttackResult:
-    """What one attack did.
-
-    Attributes:
-      name: The attack's name.
-      parameters: Its parameters.
-      correct: Whether the classifier is right on x_adv, [N] bool.
-      distance: Norms of x_adv - x by name ("linf", "l2", "l1"), each [N].
-      lowest: Smallest pixel of all x_adv.
-      highest: Largest pixel of all x_adv.
-      seconds: Wall time, compilation included.
-      x_adv: [N, H, W, C] if it was asked for.
-    """
-
-    name: str
-    parameters: Mapping[str, Any]
-    correct: np.ndarray
-    distance: Mapping[str, np.ndarray]
-    lowest: float
-    highest: float
-    seconds: float
-    x_adv: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Robustness:
-    """The outcome of an evaluation.
-
-    Attributes:
-      index: Position of each example in its split, [N].
-      labels: [N].
-      clean_correct: Whether the classifier is right on x, [N] bool.
-      clean_seconds: Wall time of the clean pass.
-      attacks: One result each, in the order run.
-    """
-
-    index: np.ndarray
-    labels: np.ndarray
-    clean_correct: np.ndarray
-    clean_seconds: float
-    attacks: tuple[AttackResult, ...]
-
-    @property
-    def worst_case_correct(self) -> np.ndarray:
-        """Right on x and under every attack, [N]: the adversary picks per example."""
-        return functools.reduce(
-            np.logical_and, (a.correct for a in self.attacks), self.clean_correct
-        )
 
 
 def evaluate(
@@ -95,6 +31,8 @@ def evaluate(
     num_examples: int | None = None,
     mesh: Mesh | None = None,
     keep_adversarial: bool = False,
+    state_dir: Path | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Robustness:
     """Runs every attack on every example.
 
@@ -112,10 +50,13 @@ def evaluate(
       num_examples: Only the first that many; None for all.
       mesh: Devices, by default all of them.
       keep_adversarial: Whether results hold x_adv.
+      state_dir: Where staged attacks keep their progress, so that a killed evaluation
+        goes on; None keeps none.
+      log: Called with one line after each stage of a staged attack.
 
     Raises:
-      InputError: an argument is out of range, or an attack returned something that is
-        not an image of the same shape.
+      InputError: an argument is out of range, pixels are NaN, or an attack returned
+        something that is not an image of the same shape.
 
     Example:
       >>> from robustjax import attacks, data, threats
@@ -143,22 +84,24 @@ def evaluate(
         return joined, time.monotonic() - start
 
     clean, clean_seconds = gather(lambda b: _clean(predict, as_float(b.x), b.y))
+    if clean.nan.any():
+        row = int(dataset.index[:total][clean.nan][0])
+        raise _checks.InputError(f"`dataset` must hold numbers, image {row} has NaN.")
+    if total > 1 and clean.probabilities.all():
+        warnings.warn(_checks.PROBABILITIES, stacklevel=2)
     results = []
     for named in attacks:
-        run = functools.partial(_attacked, named.attack, keep_adversarial)
-        found, seconds = gather(lambda b, run=run: run(key, predict, b))
-        results.append(
-            AttackResult(
-                name=named.name,
-                parameters=named.parameters,
-                correct=found.correct,
-                distance={n: getattr(found, n) for n in ("linf", "l2", "l1")},
-                lowest=float(found.lowest.min()),
-                highest=float(found.highest.max()),
-                seconds=seconds,
-                x_adv=found.x_adv,
+        if isinstance(named.attack, StagedAttack):
+            run = functools.partial(
+                _staged, named, key, predict, dataset, batch_size, total, mesh
             )
-        )
+            found = run(keep_adversarial, state_dir=state_dir, log=log)
+        else:
+            attack = _as_pytree(named.attack)
+            run = functools.partial(_attacked, keep_adversarial)
+            rows, seconds = gather(lambda b, a=attack, run=run: run(a, key, predict, b))
+            found = _result(named, rows, seconds)
+        results.append(found)
     return Robustness(
         index=np.asarray(dataset.index[:total]),
         labels=np.asarray(dataset.labels[:total]),
@@ -219,30 +162,10 @@ def robustness_curve(
     return np.logical_and.accumulate(np.concatenate(rows)[:total].T, axis=0)
 
 
-def wilson_interval(
-    successes: int, total: int, *, z: float = 1.959964
-) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, 95% by default.
-
-    See "Probable Inference, the Law of Succession, and Statistical Inference" (Wilson,
-    1927).
-
-    Example:
-      >>> low, high = wilson_interval(90, 100)
-      >>> round(low, 4), round(high, 4)
-      (0.8256, 0.9448)
-    """
-    if total == 0:
-        return 0.0, 1.0
-    share = successes / total
-    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
-    half /= 1 + z**2 / total
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-class _Correct(NamedTuple):
+class _Clean(NamedTuple):
     correct: Array
+    nan: Array
+    probabilities: Array
 
 
 class _Found(NamedTuple):
@@ -256,21 +179,30 @@ class _Found(NamedTuple):
 
 
 @jax.jit
-def _clean(predict: LogitsFn, x: Array, y: Array) -> _Correct:
-    return _Correct(~broken(predict(x), y))
+def _clean(predict: LogitsFn, x: Array, y: Array) -> _Clean:
+    logits = predict(x)
+    return _Clean(
+        correct=~broken(logits, y),
+        nan=jnp.isnan(x).reshape(x.shape[0], -1).any(axis=1),
+        probabilities=jnp.broadcast_to(_checks.are_probabilities(logits), y.shape),
+    )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _attacked(
-    attack: Attack, keep: bool, key: Key, predict: LogitsFn, batch: Any
+    keep: bool, attack: Attack, key: Key, predict: LogitsFn, batch: Any
 ) -> _Found:
     x = as_float(batch.x)
     x_adv = attack(_image_keys(key, batch.index), predict, x, batch.y)
     _checks.same_shape(x_adv=x_adv, x=x)
+    return _found(~broken(predict(x_adv), batch.y), x_adv, x, keep)
+
+
+def _found(correct: Array, x_adv: Array, x: Any, keep: bool) -> _Found:
     delta = (x_adv - x).reshape(x.shape[0], -1)
     flat = x_adv.reshape(x.shape[0], -1)
     return _Found(
-        correct=~broken(predict(x_adv), batch.y),
+        correct=correct,
         linf=jnp.abs(delta).max(axis=1),
         l2=jnp.linalg.norm(delta, axis=1),
         l1=jnp.abs(delta).sum(axis=1),
@@ -278,6 +210,68 @@ def _attacked(
         highest=flat.max(axis=1),
         x_adv=x_adv if keep else None,
     )
+
+
+def _result(
+    named: NamedAttack, found: _Found, seconds: float, **rest: Any
+) -> AttackResult:
+    return AttackResult(
+        name=named.name,
+        parameters=named.parameters,
+        correct=np.asarray(found.correct),
+        distance={n: np.asarray(getattr(found, n)) for n in ("linf", "l2", "l1")},
+        lowest=float(found.lowest.min()),
+        highest=float(found.highest.max()),
+        seconds=seconds,
+        x_adv=None if found.x_adv is None else np.asarray(found.x_adv),
+        norm=named.norm,
+        radii=named.radii,
+        **rest,
+    )
+
+
+def _staged(
+    named: NamedAttack,
+    key: Key,
+    predict: LogitsFn,
+    dataset: Dataset,
+    batch_size: int,
+    total: int,
+    mesh: Mesh | None,
+    keep: bool,
+    *,
+    state_dir: Path | None,
+    log: Callable[[str], None] | None,
+) -> AttackResult:
+    """A staged attack on the whole set, sharded like the others, in one result."""
+    mesh = mesh or sharding.data_mesh()
+    placement = Placement(
+        mesh.shape["data"],
+        functools.partial(sharding.global_rows, mesh),
+        sharding.to_host,
+    )
+    # Every process knows the whole outcome; one of them keeps it on disk.
+    name = "".join(c if c.isalnum() else "_" for c in named.name)
+    kept = state_dir is not None and jax.process_count() == 1
+    assert isinstance(named.attack, StagedAttack)
+    x = np.asarray(as_float(jnp.asarray(dataset.images[:total])))
+    start = time.monotonic()
+    outcome = named.attack.run(
+        key,
+        predict,
+        x,
+        dataset.labels[:total],
+        index=dataset.index[:total],
+        batch_size=batch_size,
+        placement=placement,
+        state_file=state_dir / f"{name}.npz" if kept and state_dir else None,
+        log=log,
+    )
+    seconds = time.monotonic() - start
+    points = jnp.asarray(outcome.x_adv)
+    found = jax.device_get(_found(jnp.asarray(outcome.correct), points, x, keep))
+    extra = dict(stages=outcome.stages, warnings=outcome.warnings)
+    return _result(named, found, seconds, **extra)
 
 
 def _batches(
@@ -296,8 +290,8 @@ def _image_keys(key: Key, index: Array) -> Key:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
-def _as_pytree(logits_fn: LogitsFn) -> jax.tree_util.Partial:
-    """The classifier as an argument of `jit`: its arrays are data, its code static."""
-    if isinstance(logits_fn, jax.tree_util.Partial):
-        return logits_fn
-    return jax.tree_util.Partial(logits_fn)
+def _as_pytree(fun: Callable[..., Any]) -> jax.tree_util.Partial:
+    """A function as an argument of `jit`: its arrays are data, its code static."""
+    if isinstance(fun, jax.tree_util.Partial):
+        return fun
+    return jax.tree_util.Partial(fun)

@@ -1,0 +1,86 @@
+"""What one batch says about whether attacks on a classifier can be trusted."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustjax import _checks
+from robustjax._gradients import input_gradient
+from robustjax.attacks import _outcome
+from robustjax.objectives import cross_entropy
+from robustjax.types import Array, LogitsFn
+
+
+def diagnose(
+    climbed: LogitsFn, judge: LogitsFn, x: Array, y: Array
+) -> tuple[int, list[str]]:
+    """The number of classes, and one line for each thing that attacks may stumble on.
+
+    Looked for: outputs that are random or depend on the other images of the batch,
+    probabilities in place of logits, gradients that are zero, too few classes for the
+    difference-of-logits losses, pixels outside [0, 1].
+
+    Args:
+      climbed: What attacks take gradients of, a pytree.
+      judge: The classifier, a pytree.
+      x: A batch, [B, ...].
+      y: Labels [B].
+    """
+    found = jax.device_get(_look(climbed, judge, x, y))
+    logits, zero_gradients = found["logits"], float(found["zero_gradients"])
+    scale = max(float(np.abs(logits).max()), 1e-30)
+    warnings = []
+    if not np.array_equal(logits, jax.device_get(_logits(judge, x)), equal_nan=True):
+        warnings.append(
+            "The classifier is random: two calls on the same images differ. Attack its "
+            "expectation, with the `rand` version."
+        )
+    if not np.allclose(logits, found["other_company"], rtol=0, atol=1e-3 * scale):
+        warnings.append(
+            "An image's logits depend on the other images of its batch: robustness "
+            "measured batch by batch may not be that of single images."
+        )
+    if len(logits) > 1 and found["probabilities"]:
+        warnings.append(_checks.PROBABILITIES)
+    if zero_gradients:
+        warnings.append(
+            f"The input gradient of the cross-entropy is zero for "
+            f"{100 * zero_gradients:.1f}% of the first {len(logits)} images: gradient "
+            "attacks are blind there."
+        )
+    if logits.shape[1] < 4:
+        warnings.append(
+            f"With {logits.shape[1]} classes the targeted DLR loss does not exist "
+            "(4 are needed): the margin loss takes its place."
+        )
+    low, high = float(found["low"]), float(found["high"])
+    if low < 0 or high > 1:
+        warnings.append(f"Pixels lie in [{low:g}, {high:g}], outside [0, 1].")
+    return logits.shape[1], warnings
+
+
+@functools.partial(jax.jit)
+def _logits(judge: LogitsFn, x: Array) -> Array:
+    return judge(x)
+
+
+@jax.jit
+def _look(climbed: LogitsFn, judge: LogitsFn, x: Array, y: Array) -> dict[str, Array]:
+    def objective(z: Array) -> tuple[Array, Array]:
+        return _outcome.climbed(cross_entropy, climbed, y)(z)
+
+    _, _, grad = input_gradient(objective, x)
+    largest = jnp.abs(grad).max(axis=tuple(range(1, x.ndim)))
+    logits = judge(x)
+    # The same image in the company of only the first one.
+    lonely = jax.lax.map(lambda image: judge(jnp.stack([image, x[0]]))[0], x[:4])
+    return {
+        "logits": logits,
+        "other_company": jnp.concatenate([lonely, logits[4:]]),
+        "probabilities": _checks.are_probabilities(logits),
+        "zero_gradients": (largest == 0).mean(),
+        "low": x.min(),
+        "high": x.max(),
+    }

@@ -1,0 +1,146 @@
+"""How far a long attack has come: plain arrays, in a file from which it can go on."""
+
+import dataclasses
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from robustjax._checks import InputError
+
+_SECONDS_BETWEEN_WRITES = 30.0
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a sequence of stages stands; the host loop writes into it.
+
+    Attributes:
+      x_adv: The misclassified points so far, else x, [N, ...].
+      correct: Images that nothing has broken yet, [N] bool.
+      pending: Images that the running round has still to attack, [N] bool.
+      stage: Number of the running stage.
+      round: Number of its running round; the number of rounds once it is over.
+      attacked: Images that each stage was run on, [S].
+      broken: Images that each stage broke, [S].
+      seconds: Wall time of each stage, [S].
+    """
+
+    x_adv: np.ndarray
+    correct: np.ndarray
+    pending: np.ndarray
+    stage: np.ndarray
+    round: np.ndarray
+    attacked: np.ndarray
+    broken: np.ndarray
+    seconds: np.ndarray
+
+    @classmethod
+    def start(cls, x: np.ndarray, correct: np.ndarray, num_stages: int) -> "Progress":
+        """Nothing attacked yet."""
+        counts = np.zeros(num_stages, np.int64)
+        first = correct.copy()
+        zero = np.zeros((), np.int64)
+        return cls(
+            *(x.copy(), first.copy(), first, zero, zero.copy()),
+            *(counts, counts.copy(), np.zeros(num_stages)),
+        )
+
+    def record(
+        self, rows: np.ndarray, broken: np.ndarray, x_adv: np.ndarray, seconds: float
+    ) -> None:
+        """Takes in what an attack did to some of the pending images."""
+        stage = int(self.stage)
+        if self.round == 0:
+            self.attacked[stage] += len(rows)
+        self.x_adv[rows[broken]] = x_adv[broken]
+        self.correct[rows[broken]] = False
+        self.pending[rows] = False
+        self.broken[stage] += broken.sum()
+        self.seconds[stage] += seconds
+
+    def next_round(self, rounds: int) -> None:
+        """Goes on to the next round of this stage, or to the next stage."""
+        self.round += 1
+        if self.round == rounds:
+            self.stage += 1
+            self.round = np.zeros((), np.int64)
+        self.pending = self.correct.copy()
+
+
+class ProgressFile:
+    """A `Progress` on disk, written whole or not at all.
+
+    Args:
+      path: None keeps nothing.
+      work: What identifies the run; another run's file is refused.
+    """
+
+    def __init__(self, path: Path | None, *work: Any):
+        self._path = None if path is None else Path(path)
+        self._signature = "" if path is None else _digest(work)
+        self._written = time.monotonic()
+
+    def load(self, fresh: Progress) -> Progress:
+        """The progress on disk; `fresh` if there is none.
+
+        Raises:
+          InputError: the file belongs to another run or cannot be read.
+        """
+        if self._path is None or not self._path.exists():
+            return fresh
+        try:
+            with np.load(self._path) as content:
+                found = {name: content[name] for name in content.files}
+            signature = str(found.pop("signature"))
+            progress = Progress(**found)
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise InputError(
+                f"`state_file` {self._path} cannot be read ({error}). Delete it to "
+                "start again."
+            ) from error
+        if signature != self._signature:
+            raise InputError(
+                f"`state_file` {self._path} belongs to another run: its attack, key, "
+                "images or weights differ. Delete it to start again."
+            )
+        return progress
+
+    def save(self, progress: Progress, *, now: bool = False) -> None:
+        """Writes the progress, unless it was written a moment ago."""
+        due = now or time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES
+        if self._path is None or not due:
+            return
+        partial = self._path.with_name(self._path.name + ".partial")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                np.savez(file, signature=self._signature, **vars(progress))
+            os.replace(partial, self._path)
+        except OSError as error:
+            raise InputError(
+                f"Cannot write `state_file` {self._path}: {error.strerror}."
+            ) from error
+        self._written = time.monotonic()
+
+    def remove(self) -> None:
+        """Forgets a run that is over."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def _digest(work: Any) -> str:
+    """A hash of the names, numbers and arrays in a tree; functions do not count."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(work):
+        if isinstance(leaf, (str, int, float)):
+            digest.update(f"{type(leaf).__name__} {leaf!r}".encode())
+        elif hasattr(leaf, "dtype"):
+            array = np.ascontiguousarray(jax.device_get(leaf))
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()

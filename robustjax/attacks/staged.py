@@ -1,0 +1,305 @@
+"""Attacks in sequence, each on the images that all before it left standing.
+
+It runs on the host, since its shapes depend on its results: the survivors of a stage
+are gathered into batches, the last of which is padded to a power of two, so that a
+stage compiles at most log2(batch size) times. The stages themselves are compiled whole.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from robustjax import _checks, _random
+from robustjax.attacks import _outcome
+from robustjax.attacks._diagnosis import diagnose
+from robustjax.attacks._progress import Progress, ProgressFile
+from robustjax.types import Array, Attack, Key, LogitsFn, Threat
+
+_SQUARE_GAIN = 0.002  # share of the images; more means that gradients were masked
+
+
+class Stage(NamedTuple):
+    """One attack of the sequence.
+
+    Attributes:
+      name: As in the report.
+      attack: Number of the round (traced) to attack; a round is a restart or a target.
+      rounds: How many; images broken in one round do not see the next.
+    """
+
+    name: str
+    attack: Callable[[Array], Attack]
+    rounds: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class StageOutcome:
+    """What a stage did.
+
+    Attributes:
+      name: The stage's.
+      attacked: Images that it was run on.
+      broken: Images that it broke.
+      accuracy: Share of all images still classified correctly after it.
+      seconds: Wall time, compilation included.
+    """
+
+    name: str
+    attacked: int
+    broken: int
+    accuracy: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a sequence of attacks did.
+
+    Attributes:
+      x_adv: [N, ...], the misclassified point; x where there is none, or where x is
+        misclassified itself.
+      correct: Images that nothing broke, [N] bool.
+      clean_correct: Images classified correctly before, [N] bool.
+      stages: One outcome each, in order; those that found no survivors ran on 0 images.
+      warnings: What makes the result doubtful, one line each.
+    """
+
+    x_adv: np.ndarray
+    correct: np.ndarray
+    clean_correct: np.ndarray
+    stages: tuple[StageOutcome, ...]
+    warnings: tuple[str, ...]
+
+
+class Placement(NamedTuple):
+    """Where batches go: by default to the one default device.
+
+    Attributes:
+      devices: Over how many devices `place` spreads the rows.
+      place: A tree of host arrays to the devices, by row.
+      fetch: A tree of device arrays to the host.
+    """
+
+    devices: int = 1
+    place: Callable[[Any], Any] = jax.device_put
+    fetch: Callable[[Any], Any] = jax.device_get
+
+
+@dataclasses.dataclass(frozen=True)
+class StagedAttack:
+    """A sequence of attacks with survivors; an `Attack` that runs on the host.
+
+    Attributes:
+      name: What the report calls it.
+      threat: What all stages are held to.
+      stages: Number of classes to stages; the same number gives the same objects.
+      attacked: What the stages climb, such as an `expectation`; None is the classifier
+        that judges.
+    """
+
+    name: str
+    threat: Threat
+    stages: Callable[[int], tuple[Stage, ...]]
+    attacked: LogitsFn | None = None
+
+    def __call__(self, key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
+        """x_adv, [B, ...], x where nothing was found; see `run`."""
+        if not all(map(_checks.is_concrete, (x, y, key))):
+            raise _checks.InputError(
+                f"`{self.name}` runs on the host and compiles its own stages: call it "
+                "outside of jit, vmap and grad."
+            )
+        return jnp.asarray(self.run(key, logits_fn, x, y).x_adv)
+
+    def run(
+        self,
+        key: Key,
+        logits_fn: LogitsFn,
+        x: Any,
+        y: Any,
+        *,
+        index: np.ndarray | None = None,
+        batch_size: int = 256,
+        placement: Placement | None = None,
+        state_file: Path | None = None,
+        log: Callable[[str], None] | None = None,
+    ) -> Outcome:
+        """Attacks all images and says what each stage did.
+
+        Image i draws from `fold_in(key, index[i])` in every stage and round, so that
+        batch size, padding, order and devices do not change its result.
+
+        Args:
+          key: A single key, or one per image [N], which then replaces `index`.
+          logits_fn: The classifier, which judges; `models.logits_fn(...)` keeps its
+            weights out of the compiled code.
+          x: [N, H, W, C] in [0, 1].
+          y: Labels [N].
+          index: Numbers of the images for their keys, [N]; their positions if None.
+          batch_size: Images at a time over all devices; rounded up to a multiple of
+            them.
+          placement: Devices, by default the first.
+          state_file: Where progress is kept, so that a killed run goes on; it is
+            written every half minute and after each round, and removed at the end.
+          log: Called with one line after each stage.
+
+        Raises:
+          InputError: an argument is out of range, or `state_file` belongs to another
+            run.
+        """
+        _checks.positive_int(batch_size=batch_size)
+        placement = placement or Placement()
+        judge, rows = _pytree(logits_fn), _rows(key, x, y, index)
+        climbed = judge if self.attacked is None else _pytree(self.attacked)
+        count = len(rows.y)
+        devices = placement.devices
+        largest = devices * math.ceil(max(1, min(batch_size, count)) / devices)
+        take = functools.partial(_take, rows, placement, largest)
+        blocks = functools.partial(_blocks, largest)
+
+        clean = np.zeros(count, bool)
+        for chosen in blocks(np.ones(count, bool)):
+            batch = take(chosen)
+            clean[chosen] = placement.fetch(_correct(judge, batch))[: len(chosen)]
+        batch = take(np.arange(min(count, largest)))
+        num_classes, warnings = diagnose(climbed, judge, batch.x, batch.y)
+        stages = self.stages(num_classes)
+
+        file = ProgressFile(
+            *(state_file, self.name, [s.name for s in stages], tuple(self.threat[:3])),
+            *(rows, judge, climbed),
+        )
+        work = file.load(Progress.start(rows.x, clean, len(stages)))
+        while work.stage < len(stages):
+            stage = stages[int(work.stage)]
+            for chosen in blocks(work.pending):
+                start = time.monotonic()
+                position = (np.uint32(work.stage), np.uint32(work.round))
+                is_broken, x_adv = placement.fetch(
+                    _attacked(
+                        stage.attack,
+                        self.threat,
+                        str(jax.random.key_impl(key)),
+                        position,
+                        climbed,
+                        judge,
+                        take(chosen),
+                    )
+                )
+                size = len(chosen)
+                seconds = time.monotonic() - start
+                work.record(chosen, is_broken[:size], x_adv[:size], seconds)
+                file.save(work)
+            if log is not None and work.round == stage.rounds - 1:
+                log(
+                    f"{stage.name}: {work.correct.mean():.2%}, "
+                    f"{work.seconds[int(work.stage)]:.0f} s"
+                )
+            work.next_round(stage.rounds)
+            file.save(work, now=True)
+        file.remove()
+        return _outcome_of(work, clean, stages, warnings)
+
+
+def _outcome_of(
+    work: Progress, clean: np.ndarray, stages: Sequence[Stage], warnings: list[str]
+) -> Outcome:
+    total = max(len(clean), 1)
+    left = clean.sum() - np.cumsum(work.broken)
+    names = [stage.name for stage in stages]
+    if "Square" in names[1:]:
+        gain = work.broken[names.index("Square")]
+        if gain > _SQUARE_GAIN * total:
+            warnings = [
+                *warnings,
+                f"Square, which sees no gradients, broke {100 * gain / total:.1f} "
+                "points after the gradient attacks (more than 0.2): gradients may "
+                "be masked.",
+            ]
+    outcomes = tuple(
+        StageOutcome(name, int(attacked), int(broken), float(rest) / total, float(s))
+        for name, attacked, broken, rest, s in zip(
+            names, work.attacked, work.broken, left, work.seconds, strict=True
+        )
+    )
+    return Outcome(work.x_adv, work.correct, clean, outcomes, tuple(warnings))
+
+
+class _Rows(NamedTuple):
+    x: Any
+    y: Any
+    key_data: Any
+
+
+def _rows(key: Key, x: Any, y: Any, index: np.ndarray | None) -> _Rows:
+    """Everything that belongs to an image, on the host."""
+    images, labels = np.asarray(x), np.asarray(y)
+    _checks.images(x=images)  # pyright: ignore[reportArgumentType]
+    _checks.no_nan(x=images)  # pyright: ignore[reportArgumentType]
+    _checks.same_batch(x=images, y=labels)  # pyright: ignore[reportArgumentType]
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise _checks.InputError(
+            f"`y` must be integer labels [N], got {labels.dtype} {labels.shape}."
+        )
+    _checks.keys(key)
+    if key.ndim == 0:
+        numbers = np.arange(len(images)) if index is None else np.asarray(index)
+        key = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers.astype(np.uint32))
+    else:
+        key = _random.per_image_keys(key, len(images))
+    return _Rows(images, labels.astype(np.int32), np.asarray(jax.random.key_data(key)))
+
+
+def _take(rows: _Rows, placement: Placement, largest: int, chosen: np.ndarray) -> _Rows:
+    """The chosen images on the devices, filled up with the first of them."""
+    missing = min(largest, _bucket(len(chosen), placement.devices)) - len(chosen)
+    padded = np.concatenate([chosen, np.repeat(chosen[:1], missing)])
+    return placement.place(jax.tree.map(lambda part: part[padded], rows))
+
+
+def _blocks(size: int, wanted: np.ndarray) -> Iterator[np.ndarray]:
+    """Positions of the wanted images, at most `size` at a time."""
+    chosen = np.flatnonzero(wanted)
+    return (chosen[start : start + size] for start in range(0, len(chosen), size))
+
+
+def _bucket(count: int, devices: int) -> int:
+    """The smallest power of two, times the devices, that holds `count` images."""
+    return devices * 2 ** max(0, math.ceil(math.log2(max(count, 1) / devices)))
+
+
+@jax.jit
+def _correct(judge: LogitsFn, batch: _Rows) -> Array:
+    return ~_outcome.broken(judge(batch.x), batch.y)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _attacked(
+    attack_of: Callable[[Array], Attack],
+    threat: Threat,
+    key_impl: str,
+    position: tuple[Array, Array],
+    climbed: LogitsFn,
+    judge: LogitsFn,
+    batch: _Rows,
+) -> tuple[Array, Array]:
+    """Whether each image was broken, and its point, held to the threat."""
+    stage, turn = position
+    keys = jax.random.wrap_key_data(batch.key_data, impl=key_impl)
+    keys = _random.fold_in(_random.fold_in(keys, stage), turn)
+    x_adv = attack_of(turn)(keys, climbed, batch.x, batch.y)
+    inside = threat.norm(x_adv - batch.x) <= threat.eps * (1 + 1e-5) + 1e-6
+    return _outcome.broken(judge(x_adv), batch.y) & inside, x_adv
+
+
+def _pytree(logits_fn: LogitsFn) -> Partial:
+    return logits_fn if isinstance(logits_fn, Partial) else Partial(logits_fn)

@@ -1,0 +1,116 @@
+"""Accuracy under attack: per example, per attack, and the worst case over attacks."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from robustjax.attacks import StageOutcome
+from robustjax.types import Attack
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedAttack:
+    """An attack as the report names it.
+
+    Attributes:
+      name: Its name in tables and files.
+      attack: The attack, or a `StagedAttack` such as `autoattack(threat)`.
+      parameters: All its parameters, JSON-able.
+      norm: Of a minimum-norm attack without a limit, the norm that it keeps small. The
+        report then gives the accuracy at each of `radii`, and the attack, which answers
+        to no radius, does not count in the worst case.
+      radii: See `norm`.
+    """
+
+    name: str
+    attack: Attack
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    norm: str | None = None
+    radii: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """What one attack did.
+
+    Attributes:
+      name: The attack's name.
+      parameters: Its parameters.
+      correct: Whether the classifier is right on x_adv, [N] bool.
+      distance: Norms of x_adv - x by name ("linf", "l2", "l1"), each [N].
+      lowest: Smallest pixel of all x_adv.
+      highest: Largest pixel of all x_adv.
+      seconds: Wall time, compilation included.
+      x_adv: [N, H, W, C] if it was asked for.
+      norm: The norm of a minimum-norm attack without a limit, else None.
+      radii: The radii at which the report judges it.
+      stages: What each stage of a staged attack did.
+      warnings: What makes the result doubtful, one line each.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    correct: np.ndarray
+    distance: Mapping[str, np.ndarray]
+    lowest: float
+    highest: float
+    seconds: float
+    x_adv: np.ndarray | None = None
+    norm: str | None = None
+    radii: tuple[float, ...] = ()
+    stages: tuple[StageOutcome, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Robustness:
+    """The outcome of an evaluation.
+
+    Attributes:
+      index: Position of each example in its split, [N].
+      labels: [N].
+      clean_correct: Whether the classifier is right on x, [N] bool.
+      clean_seconds: Wall time of the clean pass.
+      attacks: One result each, in the order run.
+    """
+
+    index: np.ndarray
+    labels: np.ndarray
+    clean_correct: np.ndarray
+    clean_seconds: float
+    attacks: tuple[AttackResult, ...]
+
+    @property
+    def worst_case_correct(self) -> np.ndarray:
+        """Right on x and under every attack, [N]: the adversary picks per example.
+
+        Attacks without a limit on the perturbation do not count.
+        """
+        counted = (a.correct for a in self.attacks if a.norm is None)
+        return functools.reduce(np.logical_and, counted, self.clean_correct)
+
+
+def wilson_interval(
+    successes: int, total: int, *, z: float = 1.959964
+) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, 95% by default.
+
+    See "Probable Inference, the Law of Succession, and Statistical Inference" (Wilson,
+    1927).
+
+    Example:
+      >>> low, high = wilson_interval(90, 100)
+      >>> round(low, 4), round(high, 4)
+      (0.8256, 0.9448)
+    """
+    if total == 0:
+        return 0.0, 1.0
+    share = successes / total
+    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    half /= 1 + z**2 / total
+    return max(0.0, centre - half), min(1.0, centre + half)
