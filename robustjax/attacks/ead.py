@@ -90,8 +90,10 @@ def ead(
 
     Differences from the authors' code: an image stops moving when its own loss has
     fallen by less than 0.01 % in a tenth of the steps (they watch the sum over the
-    batch), and a round ends when all have; an image that is adversarial as it is comes
-    back as it is. A step of this `IteratedAttack` is a whole round.
+    batch), and a round ends when all have; success takes a margin of `confidence` plus
+    1e-4 of that at x, or another compilation of the model would take part of it back;
+    an image that is adversarial as it is comes back as it is. A step of this
+    `IteratedAttack` is a whole round.
 
     Args:
       threat: L1 or L2: the box, and in `eps` the largest distance that counts as found;
@@ -138,18 +140,21 @@ def ead(
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> EADState:
         del key  # nothing is drawn
         _outcome.check_call(logits_fn, x, y, target)
-        found = _constant_search.clean_images(logits_fn, x, y, target, confidence)
-        search = _constant_search.begin(initial_constant, x)
+        found, slack = _constant_search.clean_images(
+            logits_fn, x, y, target, confidence
+        )
+        search = _constant_search.begin(initial_constant, slack)
         return EADState(x, search, found, jnp.int32(0))
 
     def descend(
-        carry: _Descent, logits_fn: LogitsFn, x: Array, y: Array, constant: Array
+        carry: _Descent, logits_fn: LogitsFn, x: Array, y: Array, search: ConstantSearch
     ) -> _Descent:
+        constant, least = search.constant, confidence + search.slack
         climbed = _outcome.climbed(margin, logits_fn, y, target)
 
         def smooth(z: Array) -> tuple[Array, None]:
             value = climbed(z)[0].astype(constant.dtype)
-            penalty = constant * _constant_search.hinge(value, confidence)
+            penalty = constant * _constant_search.hinge(value, least + search.slack)
             flat = (z - x).reshape(x.shape[0], -1).astype(constant.dtype)
             return jnp.sum(flat**2, axis=1) + penalty, None
 
@@ -166,7 +171,7 @@ def ead(
         x_adv = _outcome.where(active, x_adv, carry.x_adv)
 
         value, is_broken = loop_safe(climbed)(x_adv)
-        success = _constant_search.succeeded(value, is_broken, confidence)
+        success = _constant_search.succeeded(value, is_broken, least)
         allowed = success & (threat.norm(x_adv - x) <= threat.eps)
         return _Descent(
             x_adv,
@@ -179,11 +184,11 @@ def ead(
         )
 
     def step(state: EADState, logits_fn: LogitsFn, x: Array, y: Array) -> EADState:
-        search, found = state.search, state.found
-        constant = _constant_search.for_round(search, state.index, search_steps)
+        search = _constant_search.for_round(state.search, state.index, search_steps)
+        constant, found = search.constant, state.found
         done = jax.lax.while_loop(
             lambda carry: (carry.index < num_steps) & carry.active.any(),
-            lambda carry: descend(carry, logits_fn, x, y, constant),
+            lambda carry: descend(carry, logits_fn, x, y, search),
             _Descent(
                 x,
                 x,
@@ -194,7 +199,7 @@ def ead(
                 jnp.int32(0),
             ),
         )
-        search = _constant_search.narrow(search, constant, done.succeeded)
+        search = _constant_search.narrow(search, done.succeeded)
         return EADState(done.x_adv, search, done.found, state.index + 1)
 
     def finish(state: EADState, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
