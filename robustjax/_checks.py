@@ -167,13 +167,16 @@ def label_range(y: object, num_classes: int) -> None:
 
 def targets_differ(target: object, y: object) -> None:
     """Raises if concrete targets equal the labels that they should replace."""
-    if not (is_concrete(target) and is_concrete(y)) or np.shape(target) != np.shape(y):
+    if not (is_concrete(target) and is_concrete(y)):
         return
-    equal = np.flatnonzero(np.asarray(target) == np.asarray(y))
-    if np.ndim(target) == 1 and equal.size:
+    targets, own = np.asarray(target), np.asarray(y)
+    if targets.ndim != 1 or targets.shape != own.shape:
+        return
+    equal = np.flatnonzero(targets == own)
+    if equal.size:
         raise InputError(
-            f"`target` must differ from the label, got {np.asarray(target)[equal[0]]} "
-            f"for both at image {equal[0]}."
+            f"`target` must differ from the label, got {targets[equal[0]]} for both at "
+            f"image {equal[0]}."
         )
 
 

@@ -282,7 +282,13 @@ def _searches(
         del logits_fn, y
         return _outcome.within(threat, state.found, x)
 
-    return IteratedAttack(init, step, finish, num_targets * num_restarts * num_steps)
+    return IteratedAttack(
+        init,
+        step,
+        finish,
+        num_targets * num_restarts * num_steps,
+        broken=lambda state: state.found.distance <= threat.eps,
+    )
 
 
 def _mix(

@@ -30,7 +30,7 @@ def minimum_norms(
     Raises:
       InputError: the result has no such norm.
     """
-    norm = result.norm if norm is None else norm
+    norm = norm or result.norm or "none"
     _checks.one_of(result.distance, norm=norm)
     found = np.where(result.correct, np.inf, result.distance[norm])
     return np.where(clean_correct, found, 0.0)
