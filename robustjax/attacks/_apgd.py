@@ -71,12 +71,14 @@ class Climb(NamedTuple):
     """An attack whose task is settled from outside; states are as `ApgdState`.
 
     Attributes:
-      start: `(key, logits_fn, x, y, task) -> state`.
+      draw: `(key, x) -> x'`, where the climb starts.
+      start: `(x', logits_fn, x, y, task) -> state`.
       step: `(state, logits_fn, x, y) -> state`.
       num_steps: How often `step` runs.
     """
 
-    start: Callable[[Key, LogitsFn, Array, Array, Task], Any]
+    draw: Start
+    start: Callable[[Array, LogitsFn, Array, Array, Task], Any]
     step: Callable[[Any, LogitsFn, Array, Array], Any]
     num_steps: int
 
@@ -125,10 +127,9 @@ def climb(
     project = _scaled_then_clipped(threat) if threat.name == "l2" else threat.project
 
     def start(
-        key: Key, logits_fn: LogitsFn, x: Array, y: Array, task: Task
+        first: Array, logits_fn: LogitsFn, x: Array, y: Array, task: Task
     ) -> ApgdState:
-        first = x if random_start is None else threat.project(random_start(key, x), x)
-        point = evaluate(objective, logits_fn, y, task, first.astype(x.dtype))
+        point = evaluate(objective, logits_fn, y, task, first)
         none = jnp.zeros(x.shape[:1], bool)
         return ApgdState(
             x_adv=point.x_adv,
@@ -163,7 +164,7 @@ def climb(
         )
         return _checkpoint(state, jnp.asarray(limits)[state.index - 1])
 
-    return Climb(start, step, num_steps)
+    return Climb(projected_start(threat, random_start), start, step, num_steps)
 
 
 def _checkpoint(state: ApgdState, limit: Array) -> ApgdState:
@@ -216,10 +217,10 @@ def _scaled_then_clipped(threat: Threat) -> Callable[[Array, Array], Array]:
 
 
 def reference_start(threat: Threat) -> Start:
-    """Where the reference starts, `(key, x) -> x'` in ball and box.
+    """Where the reference starts, `(key, x) -> x'`, before any projection.
 
     L-inf: uniform noise scaled until its largest entry is eps. L2: a Gaussian
-    direction of length eps. L1: standard Gaussian noise, projected.
+    direction of length eps. L1: standard Gaussian noise.
     """
 
     def draw(key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -233,12 +234,22 @@ def reference_start(threat: Threat) -> Start:
 
     def start(key: Key, x: Array) -> Array:
         if threat.name == "l1":
-            noise = _random.draw(key, x, jax.random.normal)
-            return threat.project(x + noise, x)
-        noise = column(radii(threat, x), x) * _random.draw(key, x, draw)
-        return jnp.clip(x + noise, *threat.bounds)
+            return x + _random.draw(key, x, jax.random.normal)
+        start = x + column(radii(threat, x), x) * _random.draw(key, x, draw)
+        return jnp.clip(start, *threat.bounds)  # so that it is in the ball already
 
     return start
+
+
+def projected_start(threat: Threat, random_start: Start | None) -> Start:
+    """`random_start` in ball and box, in the dtype of x; x itself if it is None."""
+
+    def draw(key: Key, x: Array) -> Array:
+        if random_start is None:
+            return x
+        return threat.project(random_start(key, x), x).astype(x.dtype)
+
+    return draw
 
 
 def evaluate(

@@ -26,9 +26,10 @@ from robustjax.attacks._apgd import (
     first_record,
     jump_back,
     keep,
+    projected_start,
     radii,
 )
-from robustjax.types import Array, Key, LogitsFn, Objective, Threat
+from robustjax.types import Array, LogitsFn, Objective, Threat
 
 _FIRST_SHARE = 0.2
 
@@ -77,15 +78,14 @@ def climb(
     large_eps_phases: bool,
     random_start: Start | None,
 ) -> Climb:
-    """APGD under L1; see `apgd`. `random_start` gets no more than its own radius."""
+    """APGD under L1; see `apgd`."""
     schedule = _schedule(num_steps, large_eps_phases)
     widest = threat.with_eps(float(schedule.radius[0]) * threat.eps)
 
     def start(
-        key: Key, logits_fn: LogitsFn, x: Array, y: Array, task: Task
+        first: Array, logits_fn: LogitsFn, x: Array, y: Array, task: Task
     ) -> ApgdL1State:
-        first = x if random_start is None else widest.project(random_start(key, x), x)
-        point = evaluate(objective, logits_fn, y, task, first.astype(x.dtype))
+        point = evaluate(objective, logits_fn, y, task, first)
         size = x[0].size
         sparsity = jnp.full(x.shape[:1], size, jnp.int32)
         count = jnp.full(x.shape[:1], size - int((1 - _FIRST_SHARE) * size), jnp.int32)
@@ -129,7 +129,8 @@ def climb(
         )
         return jax.tree.map(lambda a, b: jnp.where(restart, a, b), fresh, new)
 
-    return Climb(start, step, len(schedule.radius))
+    draw = projected_start(widest, random_start)
+    return Climb(draw, start, step, len(schedule.radius))
 
 
 def _checkpoint(state: ApgdL1State, x: Array, eps: Array, due: Array) -> ApgdL1State:

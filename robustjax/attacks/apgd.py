@@ -98,9 +98,11 @@ def apgd(
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Any:
         _outcome.check_call(logits_fn, x, y)
         _, clean_broken = _outcome.climbed(objective, logits_fn, y)(x)
-        return climb.start(key, logits_fn, x, y, Task(None, clean_broken))
+        return climb.start(
+            climb.draw(key, x), logits_fn, x, y, Task(None, clean_broken)
+        )
 
-    return IteratedAttack(init, climb.step, _finish, climb.num_steps)
+    return IteratedAttack(init, climb.step, _finish, climb.num_steps, _broken)
 
 
 def apgd_target(
@@ -154,9 +156,9 @@ def apgd_target(
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Any:
         _outcome.check_call(logits_fn, x, y)
         task = _task(objective, logits_fn(x), y, rank)
-        return climb.start(key, logits_fn, x, y, task)
+        return climb.start(climb.draw(key, x), logits_fn, x, y, task)
 
-    return IteratedAttack(init, climb.step, _finish, climb.num_steps)
+    return IteratedAttack(init, climb.step, _finish, climb.num_steps, _broken)
 
 
 def apgd_targeted(
@@ -215,9 +217,9 @@ def apgd_targeted(
         clean = logits_fn(x)
         keys = _random.per_image_keys(key, x.shape[0])
 
-        def run(found: tuple[Array, Array, Array], rank: Array):
+        def run(found: tuple[Array, Array, Array], rank: Array, first: Array):
             task = _task(objective, clean, y, rank)
-            state = climb.start(_random.fold_in(keys, rank), logits_fn, x, y, task)
+            state = climb.start(first, logits_fn, x, y, task)
             state, _ = jax.lax.scan(
                 lambda state, _: (climb.step(state, logits_fn, x, y), None),
                 state,
@@ -226,8 +228,9 @@ def apgd_targeted(
             return _keep_first(found, state, x)
 
         def run_or_skip(found: tuple[Array, Array, Array], rank: Array):
-            skip = lambda found, rank: found
-            return jax.lax.cond(found[2].all(), skip, run, found, rank), None
+            first = climb.draw(_random.fold_in(keys, rank), x)
+            skip = lambda found, *_: found
+            return jax.lax.cond(found[2].all(), skip, run, found, rank, first), None
 
         task = _task(objective, clean, y, 2)
         wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -306,6 +309,10 @@ def _keep_first(
         jnp.where(wins, now.best.value, value),
         broken | now.broken,
     )
+
+
+def _broken(state: Any) -> Array:
+    return state.record.broken
 
 
 def _finish(state: Any, logits_fn: LogitsFn, x: Array, y: Array) -> Array:

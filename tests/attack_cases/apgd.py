@@ -1,7 +1,8 @@
-"""APGD under every norm, and towards ranked classes."""
+"""APGD under every norm and towards ranked classes, and PGD with Adam."""
 
 from attack_cases import AttackCase
 from robustjax import objectives
+from robustjax.attacks.adam_pgd import adam_pgd
 from robustjax.attacks.apgd import apgd, apgd_target, apgd_targeted
 
 CASES = {
@@ -20,5 +21,8 @@ CASES = {
         lambda t: apgd_targeted(t, num_targets=2, num_steps=3),
         iterated=False,
         least_classes=4,
+    ),
+    "adam-pgd": AttackCase(
+        lambda t: adam_pgd(t, num_steps=3, objective=objectives.margin)
     ),
 }

@@ -265,7 +265,7 @@ def test_phases_of_100_steps():
 @pytest.mark.parametrize("norm", RADII)
 def test_the_start_of_the_reference(norm):
     threat = getattr(threats, norm)(0.05)
-    start = _apgd.reference_start(threat)
+    start = _apgd.projected_start(threat, _apgd.reference_start(threat))
     x0 = start(jax.random.key(0), jnp.full((4, 30), 0.5))
     np.testing.assert_allclose(threat.norm(x0 - 0.5), 0.05, rtol=1e-5)
     assert not np.allclose(x0[0], x0[1])
