@@ -11,7 +11,7 @@ def _collision(threat):
     """Guides with as many channels as the images."""
 
     def attack(key, logits_fn, x, y):
-        images = jax.random.uniform(jax.random.key(9), (5, *x.shape[1:]), x.dtype)
+        images = jax.random.uniform(jax.random.key(9), (5, *x.shape[1:]))
         attack = feature_collision(
             threat,
             lambda z: jnp.tanh(z[:, ::2]),
