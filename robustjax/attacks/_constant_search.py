@@ -51,7 +51,7 @@ def begin(initial_constant: float, slack: Array) -> ConstantSearch:
 def for_round(
     search: ConstantSearch, index: Array, search_steps: int
 ) -> ConstantSearch:
-    """The search before a round: of ten and more, the last repeats the best constant."""
+    """Before a round: of ten and more, the last repeats the best constant."""
     if search_steps < 10:
         return search
     best = jnp.minimum(search.high, LARGEST_CONSTANT)
