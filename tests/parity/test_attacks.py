@@ -1,0 +1,107 @@
+"""Ours is at least as strong as the same attack of other libraries, see comparison.py.
+
+Each library's result is judged by the network that it attacked, in PyTorch or JAX:
+minimum-norm attacks end so close to the boundary that rounding decides.
+"""
+
+import inspect
+import time
+
+import jax
+import mnist_cnn
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import comparison  # noqa: E402
+import peers  # noqa: E402
+
+from robustjax.types import IteratedAttack  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not mnist_cnn.has_data(), reason=mnist_cnn.NO_DATA)
+OUTSIDE = 1e-5  # rounding of a radius or a pixel bound
+
+
+@pytest.fixture(scope="module")
+def task():
+    x, y = mnist_cnn.images(comparison.IMAGES)
+    images = torch.from_numpy(np.array(x.transpose(0, 3, 1, 2)))
+    labels = torch.from_numpy(y.astype(np.int64))
+    return peers.Task(mnist_cnn.torch_network(), images, labels)
+
+
+def nhwc(images):
+    return np.asarray(images.detach().permute(0, 2, 3, 1))
+
+
+def test_networks_are_the_same(task):
+    logits = jax.jit(mnist_cnn.logits_fn())(nhwc(task.x))
+    np.testing.assert_allclose(logits, task.network(task.x), rtol=1e-5, atol=1e-5)
+
+
+def run_ours(build, x, y):
+    """(images, whether misclassified, seconds, seconds of compilation)."""
+    attack, f, key = build(), mnist_cnn.logits_fn(), jax.random.key(0)
+    jitted = isinstance(attack, IteratedAttack) or inspect.isfunction(attack)
+    start = time.perf_counter()
+    run = jax.jit(attack).lower(key, f, x, y).compile() if jitted else attack
+    compiled = time.perf_counter() - start
+    start = time.perf_counter()
+    x_adv = jax.block_until_ready(run(key, f, x, y))
+    seconds = time.perf_counter() - start
+    return np.asarray(x_adv), np.asarray(f(x_adv).argmax(1)) != y, seconds, compiled
+
+
+def run_peer(attack, task):
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  (ART's)
+    start = time.perf_counter()
+    x_adv = attack(task).detach()
+    seconds = time.perf_counter() - start
+    return nhwc(x_adv), (task.network(x_adv).argmax(1) != task.y).numpy(), seconds
+
+
+def score(measure, x_adv, is_broken, x, clean_broken):
+    """Images left, or the median norm; outside the box is no adversarial image."""
+    inside = (x_adv >= -OUTSIDE) & (x_adv <= 1 + OUTSIDE)
+    is_broken = is_broken & inside.reshape(len(x), -1).all(1)
+    distance = np.asarray(measure.norm(x_adv - x))
+    if measure.eps is not None:
+        is_broken = is_broken & (distance <= measure.eps + OUTSIDE)
+        return int((~(is_broken | clean_broken)).sum())
+    distance = np.where(is_broken, distance, np.inf)
+    return float(np.median(np.where(clean_broken, 0.0, distance)))
+
+
+def shown(value):
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+@pytest.mark.parametrize("row", comparison.ROWS, ids=lambda row: row.name)
+def test_at_least_as_strong(row, task, table):
+    task = task._replace(x=task.x[: row.images], y=task.y[: row.images])
+    x, y = nhwc(task.x), task.y.numpy().astype(np.int32)
+    clean_broken = (task.network(task.x).argmax(1) != task.y).numpy()
+    x_adv, is_broken, seconds, compiled = run_ours(row.ours, x, y)
+    ours = score(row.measure, x_adv, is_broken, x, clean_broken)
+    scores, text = {}, []
+    for name, attack in {**row.peers, **row.others}.items():
+        *result, peer_seconds = run_peer(attack, task)
+        value = score(row.measure, *result, x, clean_broken)
+        if name in row.peers:
+            scores[name] = value
+        mark = "" if name in row.peers else "*"
+        text.append(f"{name}{mark} {shown(value)} ({peer_seconds:.1f} s)")
+    best = min(scores.values())
+    counts = row.measure.eps is not None
+    met = ours <= (best + 1 if counts else 1.02 * best)
+    kind = "left" if counts else "median"
+    name = row.name + (f" ({row.note})" if row.note else "")
+    table.append(
+        (
+            *(name, str(row.images), f"{shown(ours)} {kind}", ", ".join(text)),
+            *("met" if met else "MISSED", f"{seconds:.1f} (+ {compiled:.1f})"),
+        )
+    )
+    assert met, f"{row.name}: {shown(ours)} against {scores}"
