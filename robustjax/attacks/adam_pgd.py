@@ -19,7 +19,7 @@ def adam_pgd(
     num_steps: int = 40,
     learning_rate: float | Schedule | None = None,
     objective: Objective = cross_entropy,
-    random_start: gradient.Start | None = gradient._sample_of_the_threat,
+    random_start: gradient.Start | None = gradient.uniform_start,
 ) -> IteratedAttack:
     """The last iterate of x <- P(x + Adam step along the gradient).
 
@@ -50,7 +50,7 @@ def adam_pgd(
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
       >>> attack = adam_pgd(threats.linf(0.25), num_steps=10)
       >>> attack(jax.random.key(0), lambda z: z, x, y).round(3).tolist()
-      [[0.25, 0.75]]
+      [[0.25..., 0.75...]]
     """
     _checks.positive_int(num_steps=num_steps)
     if learning_rate is None:

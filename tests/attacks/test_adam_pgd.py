@@ -55,5 +55,5 @@ def test_the_trajectory_ends_where_numpy_ends(rate, num_steps, rates):
 def test_errors():
     with pytest.raises(InputError, match=r"`learning_rate` .* got 0\.0"):
         adam_pgd(threats.linf(0.1), learning_rate=0.0)
-    with pytest.raises(InputError, match="`num_steps` .* got 0"):
+    with pytest.raises(InputError, match=r"`num_steps` .* got 0"):
         adam_pgd(threats.linf(0.1), num_steps=0, objective=objectives.margin)
