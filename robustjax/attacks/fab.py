@@ -67,12 +67,10 @@ def fab(
     Adversarial Examples with a Fast Adaptive Boundary Attack" (Croce and Hein, 2020),
     algorithm 1.
 
-    The first search starts at x. Later ones start at a random distance-r point, r half
-    of the smaller of `eps` and the distance found so far: uniform noise scaled to r
-    under L-inf, Gaussian otherwise, then clipped. Where both are unbounded, r is a
-    quarter of the box's diagonal (in the threat's norm); its authors' code has a fixed
-    radius there. The search ends there without the paper's final search of the
-    boundary, as its authors' code does by default.
+    The first search starts at x. Later ones start from x plus noise (uniform under
+    L-inf, Gaussian otherwise) of length r in the threat's norm, clipped to the box; r
+    is half of the smallest of `eps`, the distance found so far, and the box's diagonal.
+    The paper's final search on the boundary is left out, as in the authors' AutoAttack.
 
     Args:
       threat: Norm and box; `eps` is the largest distance that counts as found.
@@ -130,8 +128,8 @@ def fab_targeted(
     A step needs one backward pass instead of `fab`'s K, as the boundary is that to one
     class: the 2nd, 3rd, ... most likely one of the clean image. Any misclassification
     counts. See "Reliable evaluation of adversarial robustness with an ensemble of
-    diverse parameter-free attacks" (Croce and Hein, 2020), section 5 on FAB-T, and
-    `fab`, whose other arguments, starts and results it shares.
+    diverse parameter-free attacks" (Croce and Hein, 2020), and `fab`, whose other
+    arguments, starts and results it shares.
 
     Args:
       threat: Norm and box; `eps` is the largest distance that counts as found.
@@ -241,15 +239,6 @@ def _searches(
     _checks.fraction(alpha_max=alpha_max, backward=backward)
     _checks.positive(overshoot=overshoot)
 
-    def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> FabState:
-        _outcome.check_call(logits_fn, x, y)
-        keys = _random.per_image_keys(key, x.shape[0])
-        logits = _hyperplane.averaged(logits_fn)(x)
-        nothing = _outcome.nothing_found(x)
-        zero = jnp.zeros_like(nothing.distance)
-        found = _outcome.keep_closer(nothing, x, zero, _outcome.broken(logits, y))
-        return FabState(x, found, logits, keys, jnp.int32(0))
-
     def step(state: FabState, logits_fn: LogitsFn, x: Array, y: Array) -> FabState:
         search, within_search = jnp.divmod(state.index, num_steps)
         target_index, restart = jnp.divmod(search, num_restarts)
@@ -283,12 +272,22 @@ def _searches(
         return _outcome.within(threat, state.found, x)
 
     return IteratedAttack(
-        init,
+        _begin,
         step,
         finish,
         num_targets * num_restarts * num_steps,
         broken=lambda state: state.found.distance <= threat.eps,
     )
+
+
+def _begin(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> FabState:
+    _outcome.check_call(logits_fn, x, y)
+    keys = _random.per_image_keys(key, x.shape[0])
+    logits = _hyperplane.averaged(logits_fn)(x)
+    nothing = _outcome.nothing_found(x)
+    zero = jnp.zeros_like(nothing.distance)
+    found = _outcome.keep_closer(nothing, x, zero, _outcome.broken(logits, y))
+    return FabState(x, found, logits, keys, jnp.int32(0))
 
 
 def _mix(
@@ -331,7 +330,7 @@ def _start(
     distance = state.found.distance
     diagonal = threat.norm(jnp.full_like(x, high - low)).astype(distance.dtype)
     eps = jnp.asarray(threat.eps, distance.dtype)
-    radius = jnp.minimum(jnp.minimum(distance, eps), 0.5 * diagonal) / 2
+    radius = jnp.minimum(jnp.minimum(distance, eps), diagonal) / 2
     scale = radius.astype(x.dtype) / jnp.maximum(threat.norm(noise), _SHORTEST)
     scale = scale.reshape((-1,) + (1,) * (x.ndim - 1))
     return jnp.where(restart == 0, x, jnp.clip(x + scale * noise, low, high))
