@@ -291,11 +291,12 @@ def _adam(step_size: float | Array) -> optax.GradientTransformation:
     """Adam's ascent steps; a step size per image [B] is spread over its pixels."""
     adam = optax.scale_by_adam()
 
-    def update(grad, state, params=None):
+    def update(updates, state, params=None):
         with jax.numpy_dtype_promotion("standard"):  # its step counter is an integer
-            steps, state = adam.update(grad, state, params)
-        length = jnp.asarray(step_size, grad.dtype)
-        length = length.reshape(length.shape + (1,) * (grad.ndim - length.ndim))
+            steps, state = adam.update(updates, state, params)
+        steps = jnp.asarray(steps)
+        length = jnp.asarray(step_size, steps.dtype)
+        length = length.reshape(length.shape + (1,) * (steps.ndim - length.ndim))
         return length * steps, state
 
     return optax.GradientTransformation(adam.init, update)

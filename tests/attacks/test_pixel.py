@@ -80,7 +80,7 @@ def test_no_more_pixels_change_than_allowed_and_the_objective_rises(num_pixels):
     best = np.sort(room, axis=1)[:, -num_pixels:].sum(1)
     gain = np.asarray(state.value - objectives.margin(f(X), Y))
     assert (gain <= best + 1e-4).all()
-    assert (gain >= 0.6 * best).all()
+    assert (gain >= 0.5 * best).all()
 
 
 def test_an_image_stops_once_broken():
