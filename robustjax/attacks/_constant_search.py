@@ -102,3 +102,9 @@ def clean_images(
     there = is_broken & ((confidence <= 0) | ~(value < confidence))
     found = _outcome.keep_closer(start, x, jnp.zeros_like(start.distance), there)
     return found, CLEAR * jnp.abs(value).astype(start.distance.dtype)
+
+
+def square_norm(delta: Array) -> Array:
+    """||delta||^2 per image, [B]; unlike the norm it has a gradient at 0."""
+    flat = delta.reshape(delta.shape[0], -1).astype(wide(delta))
+    return jnp.sum(flat**2, axis=1)

@@ -155,8 +155,7 @@ def ead(
         def smooth(z: Array) -> tuple[Array, None]:
             value = climbed(z)[0].astype(constant.dtype)
             penalty = constant * _constant_search.hinge(value, least + search.slack)
-            flat = (z - x).reshape(x.shape[0], -1).astype(constant.dtype)
-            return jnp.sum(flat**2, axis=1) + penalty, None
+            return _constant_search.square_norm(z - x) + penalty, None
 
         loss, _, grad = input_gradient(smooth, carry.ahead)
         checked, active = carry.checked, carry.active

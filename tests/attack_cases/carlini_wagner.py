@@ -1,7 +1,8 @@
 """Carlini and Wagner's attacks in their shortest form."""
 
 from attack_cases import AttackCase
-from robustjax.attacks.carlini_wagner import carlini_wagner, carlini_wagner_fixed
+from robustjax.attacks.carlini_wagner import carlini_wagner
+from robustjax.attacks.carlini_wagner_fixed import carlini_wagner_fixed
 from robustjax.attacks.carlini_wagner_linf import carlini_wagner_linf
 
 CASES = {

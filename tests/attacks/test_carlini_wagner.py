@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from robustjax import InputError, threats
-from robustjax.attacks.carlini_wagner import carlini_wagner, carlini_wagner_fixed
+from robustjax.attacks.carlini_wagner import carlini_wagner
+from robustjax.attacks.carlini_wagner_fixed import carlini_wagner_fixed
 from robustjax.attacks.carlini_wagner_linf import carlini_wagner_linf
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
