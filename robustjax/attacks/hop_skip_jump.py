@@ -53,7 +53,7 @@ def hop_skip_jump(
 
     In step t the direction is estimated at a point at distance d from x as
 
-        v = mean of (phi(x_adv + delta u) - mean phi) u,    delta = d / D,
+        v = mean of (phi(x_adv + delta u) - mean phi) u,    delta = gamma d / D,
 
     over B_t = min(initial_samples sqrt(t), max_samples) random unit vectors u, where
     phi is 1 for adversarial points and -1 for others, and D the number of pixels
@@ -72,7 +72,7 @@ def hop_skip_jump(
       num_steps: Steps.
       initial_samples: Points of the first estimate.
       max_samples: Points of an estimate at most.
-      gamma: How far from the boundary a bisection may end.
+      gamma: How far from the boundary a bisection may end; scales delta too.
       start: Adversarial images [B, ...] to start from. None draws uniform noise until
         it is adversarial.
       num_start_draws: Draws of noise at most. An image without a start is given up.
@@ -134,7 +134,7 @@ def hop_skip_jump(
         turn = (state.index + 1).astype(x.dtype)
         low, high = threat.bounds
         radius = jnp.where(
-            state.index == 0, _FIRST_RADIUS * (high - low), distance / x[0].size
+            state.index == 0, _FIRST_RADIUS * (high - low), gamma * distance / x[0].size
         )
         num_samples = jnp.minimum(initial_samples * jnp.sqrt(turn), max_samples)
         toward = _direction(

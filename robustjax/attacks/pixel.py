@@ -75,7 +75,7 @@ def pixel(
     stops at its first misclassified mutant. See "One Pixel Attack for Fooling Deep
     Neural Networks" (Su et al., 2019): population 400, at most 100 generations, places
     uniform, colours N(128, 127) of 255 at first. A generation is `population` forward
-    passes, and the first population and x itself are num_steps, population + 1 in all.
+    passes; the first population and x itself take population + 1 more.
 
     Genes that leave their range are clipped to it. The paper climbs the probability of
     the other classes, which cross-entropy orders alike; its early stop waits for a true
