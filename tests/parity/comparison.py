@@ -5,11 +5,10 @@ norm if it is at most 1.02 times the best peer's. A peer that is known to be ano
 algorithm is shown but not compared with (`others`, with the reason in `note`).
 
 Random starts of PGD move the count by a few images of 256 in either direction, so it
-starts at x here. Cheap attacks run on all 256 images at the papers' budgets, expensive ones on fewer
-images or with fewer queries; the peers always with the same as ours.
+starts at x here. Cheap attacks run on all 256 images at the papers' budgets, expensive
+ones on fewer images or with fewer queries; the peers always with the same as ours.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from peers import INF, adv_lib, art, foolbox, torchattacks
 
-from robustjax import objectives, threats
+from robustjax import attacks, objectives, threats
 from robustjax.threats import l1, l2, linf
 
 IMAGES = 256
@@ -44,14 +43,9 @@ class Row(NamedTuple):
     note: str = ""
 
 
-def attack(module, factory, *args, **keywords):
-    """Ours, imported when its row runs."""
-
-    def build():
-        found = importlib.import_module(f"robustjax.attacks.{module}")
-        return getattr(found, factory)(*args, **keywords)
-
-    return build
+def attack(factory, *args, **keywords):
+    """Ours, built when its row runs."""
+    return lambda: getattr(attacks, factory)(*args, **keywords)
 
 
 def pixels(delta):
@@ -75,7 +69,7 @@ STEP = dict(alpha=0.03, eps=LINF)
 GRADIENT = [
     Row(
         "FGSM",
-        attack("gradient", "fgsm", linf(LINF)),
+        attack("fgsm", linf(LINF)),
         AT_LINF,
         {
             "torchattacks": torchattacks("FGSM", eps=LINF),
@@ -85,7 +79,7 @@ GRADIENT = [
     ),
     Row(
         "BIM, 20 steps",
-        attack("gradient", "bim", linf(LINF), step_size=0.03, num_steps=20),
+        attack("bim", linf(LINF), step_size=0.03, num_steps=20),
         AT_LINF,
         {
             "torchattacks": torchattacks("BIM", steps=20, **STEP),
@@ -153,7 +147,7 @@ GRADIENT = [
 MOMENTUM = [
     Row(
         "MI-FGSM, 10 steps",
-        attack("gradient", "mi_fgsm", linf(LINF), step_size=0.03),
+        attack("mi_fgsm", linf(LINF), step_size=0.03),
         AT_LINF,
         {"torchattacks": torchattacks("MIFGSM", **STEP)},
         {
@@ -168,25 +162,25 @@ MOMENTUM = [
     ),
     Row(
         "NI-FGSM, 10 steps",
-        attack("momentum", "ni_fgsm", linf(LINF), step_size=0.03),
+        attack("ni_fgsm", linf(LINF), step_size=0.03),
         AT_LINF,
         {"torchattacks": torchattacks("NIFGSM", **STEP)},
     ),
     Row(
         "SI-NI-FGSM, 10 steps, 5 scales",
-        attack("momentum", "si_ni_fgsm", linf(LINF), step_size=0.03),
+        attack("si_ni_fgsm", linf(LINF), step_size=0.03),
         AT_LINF,
         {"torchattacks": torchattacks("SINIFGSM", **STEP)},
     ),
     Row(
         "VMI-FGSM, 10 steps, 5 neighbours",
-        attack("momentum", "vmi_fgsm", linf(LINF), step_size=0.03, num_neighbors=5),
+        attack("vmi_fgsm", linf(LINF), step_size=0.03, num_neighbors=5),
         AT_LINF,
         {"torchattacks": torchattacks("VMIFGSM", **STEP)},
     ),
     Row(
         "DI-FGSM, 10 steps",
-        attack("momentum", "di_fgsm", linf(LINF), step_size=0.03),
+        attack("di_fgsm", linf(LINF), step_size=0.03),
         AT_LINF,
         {"torchattacks": torchattacks("DIFGSM", decay=1.0, **STEP)},
         note="torchattacks' TI-FGSM has three channels in its kernel: no row",
@@ -197,7 +191,7 @@ APGD = dict(norm="Linf", eps=LINF, steps=100)
 AUTO = [
     Row(
         "APGD-CE L-inf",
-        attack("apgd", "apgd", linf(LINF)),
+        attack("apgd", linf(LINF)),
         AT_LINF,
         {
             "torchattacks": torchattacks("APGD", loss="ce", **APGD),
@@ -214,7 +208,7 @@ AUTO = [
     ),
     Row(
         "APGD-DLR L-inf",
-        attack("apgd", "apgd", linf(LINF), objective=objectives.dlr),
+        attack("apgd", linf(LINF), objective=objectives.dlr),
         AT_LINF,
         {
             "torchattacks": torchattacks("APGD", loss="dlr", **APGD),
@@ -223,7 +217,7 @@ AUTO = [
     ),
     Row(
         "APGD-T L-inf, 9 targets",
-        attack("apgd", "apgd_targeted", linf(LINF)),
+        attack("apgd_targeted", linf(LINF)),
         AT_LINF,
         {
             "torchattacks": torchattacks("APGDT", **APGD),
@@ -233,7 +227,7 @@ AUTO = [
     ),
     Row(
         "APGD-CE L2",
-        attack("apgd", "apgd", l2(L2)),
+        attack("apgd", l2(L2)),
         AT_L2,
         {
             "torchattacks": torchattacks(
@@ -244,7 +238,7 @@ AUTO = [
     ),
     Row(
         "FAB L-inf, 50 steps",
-        attack("fab", "fab", linf(1.0), num_steps=50),
+        attack("fab", linf(1.0), num_steps=50),
         NORM_LINF,
         {
             "torchattacks": torchattacks("FAB", norm="Linf", eps=1.0, steps=50),
@@ -254,7 +248,7 @@ AUTO = [
     ),
     Row(
         "FAB-T L-inf, 9 targets",
-        attack("fab", "fab_targeted", linf(LINF), num_steps=50),
+        attack("fab_targeted", linf(LINF), num_steps=50),
         AT_LINF,
         {
             "torchattacks": torchattacks(
@@ -268,7 +262,7 @@ AUTO = [
     ),
     Row(
         "FAB L2, 50 steps",
-        attack("fab", "fab", l2(EVERYWHERE), num_steps=50),
+        attack("fab", l2(EVERYWHERE), num_steps=50),
         NORM_L2,
         {
             "torchattacks": torchattacks("FAB", norm="L2", eps=100.0, steps=50),
@@ -278,14 +272,14 @@ AUTO = [
     ),
     Row(
         "FAB L1, 50 steps",
-        attack("fab", "fab", l1(EVERYWHERE), num_steps=50),
+        attack("fab", l1(EVERYWHERE), num_steps=50),
         NORM_L1,
         {"adv-lib": adv_lib("fab", norm=1, n_iter=50)},
         images=128,
     ),
     Row(
         "Square L-inf, 1000 queries",
-        attack("square", "square", linf(LINF), num_queries=1000),
+        attack("square", linf(LINF), num_queries=1000),
         AT_LINF,
         {
             "torchattacks": torchattacks(
@@ -298,7 +292,7 @@ AUTO = [
     ),
     Row(
         "Square L2, 1000 queries",
-        attack("square", "square", l2(L2), num_queries=1000),
+        attack("square", l2(L2), num_queries=1000),
         AT_L2,
         {
             "torchattacks": torchattacks(
@@ -314,7 +308,7 @@ AUTO = [
     ),
     Row(
         "AutoAttack L-inf",
-        attack("autoattack", "autoattack", linf(LINF)),
+        attack("autoattack", linf(LINF)),
         AT_LINF,
         {"torchattacks": torchattacks("AutoAttack", eps=LINF, norm="Linf")},
         images=64,
@@ -327,7 +321,8 @@ MINIMUM = [
     Row(
         "CW L2, 6 x 200 steps",
         attack(
-            *("carlini_wagner", "carlini_wagner", l2(EVERYWHERE)),
+            "carlini_wagner",
+            l2(EVERYWHERE),
             **dict(num_steps=200, search_steps=6, initial_constant=0.1),
         ),
         NORM_L2,
@@ -345,7 +340,8 @@ MINIMUM = [
     Row(
         "CW L2, c = 1, 200 steps",
         attack(
-            *("carlini_wagner", "carlini_wagner_fixed", l2(EVERYWHERE)),
+            "carlini_wagner_fixed",
+            l2(EVERYWHERE),
             **dict(constant=1.0, num_steps=200),
         ),
         NORM_L2,
@@ -353,14 +349,14 @@ MINIMUM = [
     ),
     Row(
         "CW L-inf",
-        attack("carlini_wagner_linf", "carlini_wagner_linf", linf(1.0), num_steps=100),
+        attack("carlini_wagner_linf", linf(1.0), num_steps=100),
         NORM_LINF,
         {"adv-lib": adv_lib("carlini_wagner_linf", max_iterations=100)},
         images=32,
     ),
     Row(
         "DeepFool L2",
-        attack("deepfool", "deepfool", l2(EVERYWHERE)),
+        attack("deepfool", l2(EVERYWHERE)),
         NORM_L2,
         {
             "Foolbox": foolbox("L2DeepFoolAttack"),
@@ -377,7 +373,7 @@ MINIMUM = [
     ),
     Row(
         "DeepFool L-inf",
-        attack("deepfool", "deepfool", linf(1.0)),
+        attack("deepfool", linf(1.0)),
         NORM_LINF,
         {
             "Foolbox": foolbox("LinfDeepFoolAttack"),
@@ -387,13 +383,13 @@ MINIMUM = [
     ),
     Row(
         "DDN, 100 steps",
-        attack("ddn", "ddn", l2(EVERYWHERE)),
+        attack("ddn", l2(EVERYWHERE)),
         NORM_L2,
         {"Foolbox": foolbox("DDNAttack"), "adv-lib": adv_lib("ddn")},
     ),
     Row(
         "FMN L-inf, 200 steps",
-        attack("fmn", "fmn", linf(1.0), num_steps=200),
+        attack("fmn", linf(1.0), num_steps=200),
         NORM_LINF,
         {
             "Foolbox": foolbox("LInfFMNAttack", steps=200),
@@ -402,7 +398,7 @@ MINIMUM = [
     ),
     Row(
         "FMN L2, 200 steps",
-        attack("fmn", "fmn", l2(EVERYWHERE), num_steps=200),
+        attack("fmn", l2(EVERYWHERE), num_steps=200),
         NORM_L2,
         {
             "Foolbox": foolbox("L2FMNAttack", steps=200),
@@ -411,7 +407,7 @@ MINIMUM = [
     ),
     Row(
         "FMN L1, 200 steps",
-        attack("fmn", "fmn", l1(EVERYWHERE), num_steps=200),
+        attack("fmn", l1(EVERYWHERE), num_steps=200),
         NORM_L1,
         {
             "Foolbox": foolbox("L1FMNAttack", steps=200),
@@ -421,7 +417,8 @@ MINIMUM = [
     Row(
         "EAD, L1 rule, 5 x 200 steps",
         attack(
-            *("ead", "ead", l1(EVERYWHERE)),
+            "ead",
+            l1(EVERYWHERE),
             **dict(num_steps=200, search_steps=5, initial_constant=0.1),
             decision=threats.l1(0.0).norm,
         ),
@@ -450,14 +447,14 @@ MINIMUM = [
 SCORES = [
     Row(
         "SPSA, 10 steps of 128 samples",
-        attack("spsa", "spsa", linf(LINF), num_steps=10),
+        attack("spsa", linf(LINF), num_steps=10),
         AT_LINF,
         {"torchattacks": torchattacks("SPSA", eps=LINF, nb_iter=10)},
         images=64,
     ),
     Row(
         "Boundary, 1000 steps",
-        attack("boundary", "boundary", l2(EVERYWHERE), num_steps=1000),
+        attack("boundary", l2(EVERYWHERE), num_steps=1000),
         NORM_L2,
         {
             "Foolbox": foolbox("BoundaryAttack", steps=1000),
@@ -472,7 +469,7 @@ SCORES = [
     ),
     Row(
         "HopSkipJump L2, 10 steps",
-        attack("hop_skip_jump", "hop_skip_jump", l2(EVERYWHERE), num_steps=10),
+        attack("hop_skip_jump", l2(EVERYWHERE), num_steps=10),
         NORM_L2,
         {
             "Foolbox": foolbox("HopSkipJumpAttack", steps=10),
@@ -484,7 +481,7 @@ SCORES = [
     ),
     Row(
         "HopSkipJump L-inf, 10 steps",
-        attack("hop_skip_jump", "hop_skip_jump", linf(1.0), num_steps=10),
+        attack("hop_skip_jump", linf(1.0), num_steps=10),
         NORM_LINF,
         {
             "Foolbox": foolbox("HopSkipJumpAttack", steps=10, constraint="linf"),
@@ -496,7 +493,7 @@ SCORES = [
     ),
     Row(
         "Pixel, 5 pixels, 20 x 50",
-        attack("pixel", "pixel", num_pixels=5, num_steps=20, population=50),
+        attack("pixel", num_pixels=5, num_steps=20, population=50),
         Measure(pixels, 5),
         {
             "torchattacks": torchattacks("OnePixel", pixels=5, steps=20, popsize=50),
@@ -509,7 +506,7 @@ SCORES = [
 OTHER = [
     Row(
         "JSMA, 10% of the pixels",
-        attack("jsma", "jsma", gamma=0.1),
+        attack("jsma", gamma=0.1),
         Measure(pixels, 0.1 * 784),
         {
             "torchattacks": torchattacks("JSMA", gamma=0.1),
@@ -524,7 +521,7 @@ OTHER = [
     Row(
         "Rotation and translation, 5 x 5 x 5",
         attack(
-            *("rotation_translation", "rotation_translation"),
+            "rotation_translation",
             **dict(num_angles=5, num_shifts=5, max_degrees=30.0, max_shift=3.0),
         ),
         Measure(anywhere, 1.0),
