@@ -81,7 +81,7 @@ def feature_collision(
             return -jnp.sum((_flat(features_fn(z)) - guide) ** 2, axis=1), ()
 
         def step(x_adv: Array, _: None) -> tuple[Array, None]:
-            _, _, grad = input_gradient(closeness, x_adv)
+            grad = input_gradient(closeness, x_adv)[2]
             length = jnp.asarray(step_size, x.dtype)
             length = length.reshape(length.shape + (1,) * (x.ndim - length.ndim))
             moved = x_adv + length * threat.steepest(grad)

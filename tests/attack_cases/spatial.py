@@ -16,7 +16,7 @@ CASES = {
     ),
     "wasserstein-pgd": AttackCase(
         lambda t: wasserstein_pgd(
-            eps=t.eps, num_steps=3, step_size=0.1, kernel_size=3, num_bisections=10
+            eps=t.eps, num_steps=3, step_size=0.1, kernel_size=3, search_steps=10
         ),
         **_ANY,
     ),
@@ -26,7 +26,7 @@ CASES = {
             num_steps=2,
             step_size=0.2,
             kernel_size=4,
-            num_bisections=10,
+            search_steps=10,
             clip=False,
         ),
         **_ANY,

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from robustjax import InputError
-from robustjax.attacks import _warp, stadv
-from robustjax.attacks.stadv import stadv as make_stadv
+from robustjax.attacks import _warp
+from robustjax.attacks.stadv import _read, _roughness, stadv
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -32,12 +32,12 @@ def run(attack, x=X, y=Y, model=logits_fn):
 
 
 def test_no_flow_is_the_image_exactly():
-    np.testing.assert_array_equal(stadv._read(X, jnp.zeros((4, 6, 5, 2))), X)
+    np.testing.assert_array_equal(_read(X, jnp.zeros((4, 6, 5, 2))), X)
 
 
 def test_a_flow_of_whole_pixels_is_a_shift():
     flow = jnp.broadcast_to(jnp.array([1.0, -2.0]).reshape(1, 1, 1, 2), (4, 6, 5, 2))
-    read = np.asarray(stadv._read(X, flow))
+    read = np.asarray(_read(X, flow))
     np.testing.assert_array_equal(read[:, :5, 2:], X[:, 1:, :3])
     assert not read[:, 5].any()  # black beyond the edge
     assert not read[:, :, :2].any()
@@ -61,18 +61,18 @@ def test_roughness_counts_each_pair_from_both_ends():
             for k, m in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)):
                 if 0 <= k < 3 and 0 <= m < 4:
                     expected += np.linalg.norm(flow[:, i, j] - flow[:, k, m], axis=1)
-    ours = stadv._roughness(jnp.asarray(flow, jnp.float32))
+    ours = _roughness(jnp.asarray(flow, jnp.float32))
     np.testing.assert_allclose(ours, expected, rtol=1e-3)
-    assert not stadv._roughness(jnp.ones((1, 3, 3, 2))).any()  # the same everywhere
+    assert not _roughness(jnp.ones((1, 3, 3, 2))).any()  # the same everywhere
 
 
 def test_its_gradient_is_finite_at_rest():
-    grad = jax.grad(lambda f: stadv._roughness(f).sum())(jnp.zeros((1, 3, 3, 2)))
+    grad = jax.grad(lambda f: _roughness(f).sum())(jnp.zeros((1, 3, 3, 2)))
     np.testing.assert_array_equal(grad, 0)
 
 
 def test_it_fools_a_linear_model_and_stays_in_range():
-    x_adv = run(make_stadv(num_steps=40, step_size=0.1))
+    x_adv = run(stadv(num_steps=40, step_size=0.1))
     assert (np.asarray(logits_fn(x_adv)).argmax(1) != Y).all()
     assert x_adv.min() >= 0
     assert x_adv.max() <= X.max()
@@ -85,7 +85,7 @@ def test_a_shift_invariant_model_is_not_broken_and_x_comes_back():
     centre = lambda z: jnp.stack(
         [z[:, 2:4, 2].mean((1, 2)), 0.4 + 0 * z[:, 0, 0, 0]], 1
     )
-    attack = make_stadv(num_steps=10, step_size=0.5, max_flow=1.9)
+    attack = stadv(num_steps=10, step_size=0.5, max_flow=1.9)
     np.testing.assert_array_equal(run(attack, x, Y * 0, centre), x)
     # And what no flow can change at all.
     constant = lambda z: jnp.stack([1 + 0 * z[:, 0, 0, 0], 0 * z[:, 0, 0, 0]], 1)
@@ -93,13 +93,13 @@ def test_a_shift_invariant_model_is_not_broken_and_x_comes_back():
 
 
 def test_an_image_that_is_wrong_already_comes_back_as_it_is():
-    x_adv = run(make_stadv(num_steps=5, step_size=0.1), y=WRONG)
+    x_adv = run(stadv(num_steps=5, step_size=0.1), y=WRONG)
     np.testing.assert_array_equal(x_adv, X)
 
 
 def test_the_smallest_flow_is_kept():
     # From the run by hand: every flow met, and the smallest that fools.
-    attack = make_stadv(num_steps=25, step_size=0.1)
+    attack = stadv(num_steps=25, step_size=0.1)
     step = jax.jit(lambda s: attack.step(s, logits_fn, X, Y))
     state = attack.init(jax.random.key(0), logits_fn, X, Y)
     met = []
@@ -114,19 +114,19 @@ def test_the_smallest_flow_is_kept():
 
 def test_smoother_flows_for_a_larger_weight():
     def flow(weight):
-        attack = make_stadv(num_steps=15, step_size=0.1, smoothness=weight)
+        attack = stadv(num_steps=15, step_size=0.1, smoothness=weight)
         state = attack.init(jax.random.key(0), logits_fn, X, Y)
         step = jax.jit(lambda s: attack.step(s, logits_fn, X, Y))
         for _ in range(15):
             state = step(state)
-        return np.asarray(stadv._roughness(state.flow))
+        return np.asarray(_roughness(state.flow))
 
     assert (flow(0.5) < flow(0.0)).all()
 
 
 def test_confidence_target_and_limit():
     target = WRONG
-    attack = make_stadv(
+    attack = stadv(
         num_steps=60, step_size=0.1, confidence=0.5, target=target, smoothness=0.0
     )
     x_adv = run(attack)
@@ -136,14 +136,14 @@ def test_confidence_target_and_limit():
     rest = np.where(np.eye(3, dtype=bool)[np.asarray(target)], -np.inf, logits)
     lead = logits[np.arange(4), np.asarray(target)] - rest.max(1)
     assert (lead[moved] >= 0.5 - 1e-4).all()
-    held = make_stadv(num_steps=3, step_size=1.0, max_flow=0.25)
+    held = stadv(num_steps=3, step_size=1.0, max_flow=0.25)
     state = held.init(jax.random.key(0), logits_fn, X, Y)
     state = jax.jit(lambda s: held.step(s, logits_fn, X, Y))(state)
     np.testing.assert_allclose(np.abs(state.flow).max(), 0.25)
 
 
 def test_another_optimizer():
-    attack = make_stadv(num_steps=40, optimizer=optax.sgd(0.02, momentum=0.9))
+    attack = stadv(num_steps=40, optimizer=optax.sgd(0.02, momentum=0.9))
     assert (np.asarray(logits_fn(run(attack))).argmax(1) != Y).any()
 
 
@@ -158,10 +158,10 @@ def test_another_optimizer():
 )
 def test_errors(options, message):
     with pytest.raises(InputError, match=message):
-        make_stadv(**options)
+        stadv(**options)
 
 
 def test_only_images():
     flat = lambda x: x[:, :3]
     with pytest.raises(InputError, match=r"`x` must be images .* \(4, 60\)"):
-        make_stadv()(jax.random.key(0), flat, X.reshape(4, -1), Y)
+        stadv()(jax.random.key(0), flat, X.reshape(4, -1), Y)

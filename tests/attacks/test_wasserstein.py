@@ -89,7 +89,7 @@ def test_the_projection(kernel_size):
     shape = (2, kernel_size**2, 3, 4, 1)
     plan = 0.3 * jax.random.normal(jax.random.key(20 + kernel_size), shape)
     x = X[:2, :3, :, :1]
-    ours = jax.jit(lambda p: wasserstein.project(p, x, 0.1, num_bisections=40))(plan)
+    ours = jax.jit(lambda p: wasserstein.project(p, x, 0.1, search_steps=40))(plan)
     expected = numpy_project(
         np.asarray(plan, np.float64), np.asarray(x, np.float64), 0.1, kernel_size
     )
@@ -226,7 +226,7 @@ def test_clipping_takes_what_is_above_one():
         ({"eps": -0.1}, r"`eps` .* got -0\.1"),
         ({"eps": 0.1, "kernel_size": 2.0}, r"`kernel_size` .* got 2\.0"),
         ({"eps": 0.1, "step_size": 0.0}, r"`step_size` .* got 0\.0"),
-        ({"eps": 0.1, "num_bisections": 0}, "`num_bisections` .* got 0"),
+        ({"eps": 0.1, "search_steps": 0}, "`search_steps` .* got 0"),
     ],
 )
 def test_errors(options, message):
