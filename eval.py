@@ -13,11 +13,12 @@ import jax
 import ml_collections
 from absl import flags
 
-from robustjax import build, cli, evaluation, models, training
+from robustjax import build, cli, evaluation, training
 from robustjax._checks import InputError
+from robustjax.types import LogitsFn
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of train.py.")
-_SUITE = flags.DEFINE_string("suite", "quick", "Which attacks.")
+_SUITE = flags.DEFINE_string("suite", "quick", "A name, or the path of a .py file.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
 _REPORT = flags.DEFINE_string("report", None, "Where to write; or WORKDIR/report.")
 _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "The first so many; or all.")
@@ -36,24 +37,20 @@ _NUM_RESTARTS = flags.DEFINE_integer("attack.num_restarts", None, "Restarts.")
 
 def judge(workdir: Path, report: Path) -> dict[str, float]:
     """Evaluates one run, writes its report, returns accuracies by row."""
-    config: Any = cli.read_config(workdir)
+    config: Any = build.read_config(workdir)
     if _DATA_DIR.value is not None:
         config.data.data_dir = _DATA_DIR.value
     block = _evaluation(config.evaluation)
-    attacks = build.build_suite(_SUITE.value, block)
     radii = None if _CURVE.value is None else _radii(_CURVE.value)
     mesh = training.data_mesh()
-    run = build.run(config, mesh)
-    state = training.load(
-        build.build_stages(config, run.splits, run.model, mesh),
-        run.init,
-        workdir=workdir,
-        checkpoint=_CHECKPOINT.value,
-        average=run.options.average_decay is not None,
-        mesh=mesh,
+
+    def another(other: str) -> LogitsFn:
+        return build.restore(Path(other), mesh).logits_fn
+
+    attacks = build.build_suite(_SUITE.value, block, another)
+    run, step, predict = build.restore(
+        workdir, mesh, config=config, checkpoint=_CHECKPOINT.value
     )
-    step = int(state.step)
-    predict = models.logits_fn(run.model, state.evaluated_params, state.model_state)
     key = jax.random.key(_SEED.value)
     chosen: dict[str, Any] = dict(
         key=key,
@@ -63,7 +60,13 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
     )
     test = run.splits.test
     result = evaluation.evaluate(
-        predict, test, attacks, keep_adversarial=_SAVE.value, **chosen
+        predict,
+        test,
+        attacks,
+        keep_adversarial=_SAVE.value,
+        state_dir=report / "unfinished",
+        log=print,
+        **chosen,
     )
     curve = None
     if radii is not None:
@@ -90,6 +93,8 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         print(
             f"\n{workdir}, checkpoint of step {step}\n\n{evaluation.table(summary)}\n"
         )
+        for line in summary["warnings"]:
+            print(f"Warning: {line}")
         print(f"Report: {report / 'report.md'}")
     return {row["name"]: row["accuracy"] for row in summary["rows"]}
 

@@ -20,6 +20,7 @@ import ml_collections
 from absl import app, flags
 
 from robustjax._checks import InputError
+from robustjax.build import read_config
 from robustjax.training import Diverged, StoppedBySignal, write_json
 
 BAD_INPUT, STOPPED = 2, 75
@@ -72,23 +73,6 @@ def given_config(config: ml_collections.ConfigDict | None) -> Any:
             f"`--config` must be a file whose get_config() returns a ConfigDict: "
             f"{str(error).splitlines()[-1].strip()}."
         ) from error
-
-
-def read_config(workdir: Path) -> ml_collections.ConfigDict:
-    """The resolved config of a working directory.
-
-    Raises:
-      InputError: there is none, or it cannot be read.
-    """
-    path = workdir / "config.json"
-    try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"`workdir` {workdir} has no config.json: no run was started there."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
 
 
 def claim(workdir: Path, content: dict[str, Any]) -> None:

@@ -3,7 +3,10 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from attack_cases import combine, gradient
+from attack_cases import (
+    combine,
+    gradient,
+)
 
 from robustjax import attacks, defenses, models, objectives, threats
 from robustjax.types import Batch

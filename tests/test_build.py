@@ -1,11 +1,15 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 
+import robustjax
 from configs import digits_pgd
 from robustjax import InputError, build, models, objectives, threats, training
+from robustjax.build import names
 from robustjax.types import Batch
 
 LINF = {"name": "linf", "eps": 0.1}
@@ -38,6 +42,7 @@ def test_an_attack_is_described_with_all_its_defaults():
         "name": "restarts",
         "num_restarts": 3,
         "objective": "cross_entropy",
+        "at_once": None,
         "attack": {
             "name": "pgd",
             "threat": {"name": "linf", "eps": 0.1, "bounds": [0.0, 1.0]},
@@ -96,9 +101,9 @@ def test_a_wrong_block_is_named(make, word):
 
 
 def test_the_table_of_objectives_is_the_modules():
-    for name, objective in build.OBJECTIVES.items():
+    for name, objective in names.OBJECTIVES.items():
         assert objective is getattr(objectives, name)
-    for name, threat in build.THREATS.items():
+    for name, threat in names.THREATS.items():
         assert threat is getattr(threats, name)
 
 
@@ -158,3 +163,85 @@ def test_stages_come_in_the_order_of_their_names():
         config.unlock().stages = wrong
         with pytest.raises(InputError, match=word):
             build.build_stages(config, run.splits, run.model, mesh)
+
+
+EVALUATION = {"threat": LINF, "step_size": 0.025, "num_steps": 3, "num_restarts": 2}
+
+
+@pytest.mark.parametrize("suite", names.SUITES)
+def test_every_suite_builds(suite):
+    attacks = build.build_suite(suite, EVALUATION)
+    assert len({attack.name for attack in attacks}) == len(attacks)
+    for attack in attacks:
+        json.dumps(attack.parameters, allow_nan=False)
+        assert not (attack.counts and attack.radii)
+
+
+def test_every_attack_has_a_name():
+    public = {
+        name
+        for name, value in vars(robustjax.attacks).items()
+        if callable(value) and getattr(value, "__module__", "").startswith("robustjax.")
+    }
+    # What takes functions or arrays, or makes no attack, is for code and not configs.
+    code_only = {
+        *("against", "apply_perturbation", "apgd_target", "autoattack_rand", "broken"),
+        *("each_target", "estimated_gradient", "expectation", "fab_target"),
+        *("feature_collision", "gaussian_kernel", "keep_trajectory", "mass_above_one"),
+        *("oblivious", "projected_gradient", "resize_and_pad", "transferable"),
+        *("uniform_start", "universal_perturbation", "with_surrogate"),
+        *("Placement", "Stage", "StagedAttack", "StageOutcome", "Trajectory"),
+    }
+    assert public - code_only == set(names.ATTACKS)
+
+
+def test_a_suite_of_ones_own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def get_config(evaluation):\n"
+        "    inner = dict(name='fgsm', threat=evaluation['threat'])\n"
+        "    free = dict(name='l2', eps=float('inf'))\n"
+        "    return [dict(name='worst_case', attacks=[inner, inner], label='both'),\n"
+        "            dict(name='ddn', threat=free, num_steps=3, radii=(0.5,))]\n"
+    )
+    both, ddn = build.build_suite(str(path), EVALUATION)
+    assert (both.name, both.counts, len(both.parameters["attacks"])) == (
+        "both",
+        True,
+        2,
+    )
+    assert (ddn.norm, ddn.radii, ddn.counts) == ("l2", (0.5,), False)
+    assert ddn.parameters["threat"]["eps"] == "inf"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        ("", "no function get_config"),
+        ("def get_config(): return 3", "must return a list"),
+        ("def get_config(): return [dict(name='pdg')]", "attack name.*'pdg'"),
+    ],
+)
+def test_a_wrong_suite_is_named(tmp_path, content, message):
+    path = tmp_path / "mine.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        build.build_suite(str(path), EVALUATION)
+    assert "\n" not in str(caught.value)
+
+
+def test_sources_of_a_transfer_are_runs():
+    block = {"name": "transfer", "attack": PGD, "sources": ["runs/a", "runs/b"]}
+    with pytest.raises(InputError, match="sources"):
+        build.build_attack(block)
+    asked = []
+
+    def classifier(workdir):
+        asked.append(workdir)
+        return logits_fn
+
+    attack = build.build_attack(block, classifier)
+    assert asked == ["runs/a", "runs/b"]
+    assert attack.parameters["sources"] == asked

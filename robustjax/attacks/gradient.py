@@ -23,7 +23,7 @@ from robustjax.types import Array, IteratedAttack, Key, LogitsFn, Objective, Thr
 Start = Callable[[Key, Array], Array]
 
 
-def _sample_of_the_threat(key: Key, x: Array) -> Array:
+def uniform_start(key: Key, x: Array) -> Array:
     """Stands for `threat.sample` in signatures, where the threat is not known yet."""
     raise AssertionError("replaced by `projected_gradient` before any call")
 
@@ -48,7 +48,7 @@ def projected_gradient(
     *,
     num_steps: int,
     objective: Objective = cross_entropy,
-    random_start: Start | None = _sample_of_the_threat,
+    random_start: Start | None = uniform_start,
     iterate: Literal["last", "best"] = "last",
     freeze_broken: bool = False,
 ) -> IteratedAttack:
@@ -84,7 +84,7 @@ def projected_gradient(
     """
     _checks.positive_int(num_steps=num_steps)
     _checks.one_of(("last", "best"), iterate=iterate)
-    start = threat.sample if random_start is _sample_of_the_threat else random_start
+    start = threat.sample if random_start is uniform_start else random_start
 
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> GradientState:
         _outcome.check_call(logits_fn, x, y)
@@ -128,7 +128,7 @@ def pgd(
     step_size: float | Array,
     num_steps: int,
     objective: Objective = cross_entropy,
-    random_start: Start | None = _sample_of_the_threat,
+    random_start: Start | None = uniform_start,
     iterate: Literal["last", "best"] = "last",
     freeze_broken: bool = False,
 ) -> IteratedAttack:

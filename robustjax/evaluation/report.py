@@ -39,8 +39,9 @@ def summarise(result: Robustness) -> dict[str, Any]:
         row["pixel_range"] = [attack.lowest, attack.highest]
         if attack.stages:
             row["stages"] = [dataclasses.asdict(stage) for stage in attack.stages]
+        if not attack.counts:
+            row["name"] += " (not counted)"
         if attack.norm is not None:
-            row["name"] += " (no limit)"
             row["minimum_norm"] = _minimum_norm(attack, result.clean_correct)
         rows.append(row)
     seconds = sum(attack.seconds for attack in result.attacks)
@@ -210,7 +211,8 @@ def _markdown(summary: Mapping, context: Mapping, curve: Mapping | None) -> str:
         lines += [f"- {line}" for line in summary["warnings"]] + [""]
     lines.append(
         "The worst case counts an example as correct only if it is classified "
-        "correctly clean and under every attack above that is held to a radius. "
+        "correctly clean and under every attack above but those marked as not counted, "
+        "which are held to no radius of the threat model. "
         "Intervals are Wilson's."
     )
     lines += ["", "## Attacks", ""]

@@ -20,15 +20,17 @@ class NamedAttack:
       name: Its name in tables and files.
       attack: The attack, or a `StagedAttack` such as `autoattack(threat)`.
       parameters: All its parameters, JSON-able.
+      counts: Whether it is part of the worst case. An attack that is held to no radius,
+        or to another threat, should not be.
       norm: Of a minimum-norm attack without a limit, the norm that it keeps small. The
-        report then gives the accuracy at each of `radii`, and the attack, which answers
-        to no radius, does not count in the worst case.
+        report then gives the accuracy at each of `radii`.
       radii: See `norm`.
     """
 
     name: str
     attack: Attack
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    counts: bool = True
     norm: str | None = None
     radii: tuple[float, ...] = ()
 
@@ -46,6 +48,7 @@ class AttackResult:
       highest: Largest pixel of all x_adv.
       seconds: Wall time, compilation included.
       x_adv: [N, H, W, C] if it was asked for.
+      counts: Whether it is part of the worst case.
       norm: The norm of a minimum-norm attack without a limit, else None.
       radii: The radii at which the report judges it.
       stages: What each stage of a staged attack did.
@@ -60,6 +63,7 @@ class AttackResult:
     highest: float
     seconds: float
     x_adv: np.ndarray | None = None
+    counts: bool = True
     norm: str | None = None
     radii: tuple[float, ...] = ()
     stages: tuple[StageOutcome, ...] = ()
@@ -88,9 +92,9 @@ class Robustness:
     def worst_case_correct(self) -> np.ndarray:
         """Right on x and under every attack, [N]: the adversary picks per example.
 
-        Attacks without a limit on the perturbation do not count.
+        Only attacks that count.
         """
-        counted = (a.correct for a in self.attacks if a.norm is None)
+        counted = (a.correct for a in self.attacks if a.counts)
         return functools.reduce(np.logical_and, counted, self.clean_correct)
 
 

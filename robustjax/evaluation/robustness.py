@@ -224,6 +224,7 @@ def _result(
         highest=float(found.highest.max()),
         seconds=seconds,
         x_adv=None if found.x_adv is None else np.asarray(found.x_adv),
+        counts=named.counts,
         norm=named.norm,
         radii=named.radii,
         **rest,
