@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+for _library in ("adv_lib", "art", "foolbox", "torchattacks"):
+    pytest.importorskip(_library)
 
 import comparison  # noqa: E402
 import peers  # noqa: E402
@@ -104,4 +106,5 @@ def test_at_least_as_strong(row, task, table):
             *("met" if met else "MISSED", f"{seconds:.1f} (+ {compiled:.1f})"),
         )
     )
+    print(*table[-1], sep=" | ", flush=True)
     assert met, f"{row.name}: {shown(ours)} against {scores}"
