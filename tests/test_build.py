@@ -9,7 +9,7 @@ import pytest
 import robustjax
 from configs import digits_pgd
 from robustjax import InputError, build, models, objectives, threats, training
-from robustjax.build import names
+from robustjax.config import names
 from robustjax.types import Batch
 
 LINF = {"name": "linf", "eps": 0.1}

@@ -119,9 +119,7 @@ def against(
 
 
 def _transformed(apply, surrogate, state, key, logits_fn, x: Array) -> Array:
-    def transform(z: Array) -> Array:
-        return apply(state, key, logits_fn, z)
-
+    transform = functools.partial(apply, state, key, logits_fn)
     if surrogate is not None:
         transform = with_surrogate(transform, surrogate)
     return logits_fn(transform(x))

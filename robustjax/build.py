@@ -1,0 +1,21 @@
+"""Config to objects: the only code that knows a name as a string.
+
+A block `dict(name="pgd", step_size=0.01, ...)` is looked up by its name in a literal
+table and called with the rest, so a factory's keywords *are* the schema of its block.
+"""
+
+from robustjax.config.attacks import build_attack as build_attack
+from robustjax.config.attacks import build_suite as build_suite
+from robustjax.config.attacks import build_threat as build_threat
+from robustjax.config.attacks import curve_attack as curve_attack
+from robustjax.config.runs import Run as Run
+from robustjax.config.runs import build_augmentation as build_augmentation
+from robustjax.config.runs import build_loss as build_loss
+from robustjax.config.runs import build_model as build_model
+from robustjax.config.runs import build_optimizer as build_optimizer
+from robustjax.config.runs import build_stages as build_stages
+from robustjax.config.runs import load_data as load_data
+from robustjax.config.runs import read_config as read_config
+from robustjax.config.runs import resolved as resolved
+from robustjax.config.runs import restore as restore
+from robustjax.config.runs import run as run

@@ -1,0 +1,180 @@
+"""Blocks to threats and attacks, and the suites of attacks that `eval.py` runs."""
+
+import inspect
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustjax import attacks, threats
+from robustjax._checks import InputError, one_of
+from robustjax.config import names
+from robustjax.config.blocks import Block, call, lookup, make, rest
+from robustjax.evaluation import NamedAttack
+from robustjax.types import Array, Attack, LogitsFn, Threat
+
+Classifier = Callable[[str], LogitsFn]
+"""Working directory of a run to the classifier that it left."""
+
+
+def build_threat(block: Block) -> Threat:
+    """The threat of a block such as `dict(name="linf", eps=8 / 255)`."""
+    return make("threat", names.THREATS, block)
+
+
+def build_attack(block: Block, classifier: Classifier | None = None) -> NamedAttack:
+    """The attack of a block, with all its parameters, defaults included.
+
+    Beside the attack's own keywords a block may have `label`, its name in the report;
+    `radii`, which makes it a minimum-norm attack without a limit, judged at these radii
+    and not counted in the worst case; and `counts=False` for one that is held to no
+    radius of the threat model.
+
+    Args:
+      block: The name and keywords; blocks inside blocks for `attack` and `attacks`.
+      classifier: Finds the models that `sources` of a transfer attack names.
+
+    Raises:
+      InputError: a name, a keyword or a value is wrong.
+    """
+    given = dict(block)
+    label = given.pop("label", None)
+    radii = tuple(given.pop("radii", ()))
+    counts = given.pop("counts", not radii)
+    attack, parameters = _attack(given, classifier)
+    norm = parameters["threat"]["name"] if radii and "threat" in parameters else None
+    if radii and norm is None:
+        raise InputError(
+            "`radii` needs a `threat` in the same block, whose norm it is."
+        )
+    name = label or parameters["name"]
+    return NamedAttack(name, attack, parameters, counts, norm, radii)
+
+
+def build_suite(
+    suite: str, evaluation: Block, classifier: Classifier | None = None
+) -> list[NamedAttack]:
+    """The attacks of a suite: by name, or the path of a Python file.
+
+    Such a file has a function `get_config()`, or `get_config(evaluation)`, that returns
+    the attacks' blocks as a list.
+
+    Args:
+      suite: A name in `names.SUITES`, or a path that ends in ".py".
+      evaluation: `config.evaluation`: threat, step_size, num_steps, num_restarts.
+      classifier: As in `build_attack`.
+
+    Raises:
+      InputError: there is no such suite, or one of its blocks is wrong.
+    """
+    if suite.endswith(".py"):
+        blocks = _own_suite(Path(suite), evaluation)
+    else:
+        if suite not in names.SUITES:
+            raise InputError(
+                f"`suite` must be one of {', '.join(names.SUITES)}, or the path of a "
+                f".py file with `get_config()`; got {suite!r}."
+            )
+        blocks = names.SUITES[suite](evaluation)
+    return [build_attack(block, classifier) for block in blocks]
+
+
+def curve_attack(block: Block) -> Callable[[Array], Attack]:
+    """Radius (traced) to the PGD attack of `config.evaluation`, steps in proportion."""
+    threat = build_threat(block["threat"])
+    if threat.eps == 0:
+        raise InputError("`--curve` needs `eps` above 0, to which the steps relate.")
+    share = block["step_size"] / threat.eps
+
+    def attack_at(eps: Array) -> Attack:
+        return attacks.pgd(
+            threat.with_eps(eps), step_size=eps * share, num_steps=block["num_steps"]
+        )
+
+    return attack_at
+
+
+def _own_suite(path: Path, evaluation: Block) -> Sequence[Block]:
+    try:
+        get_config = runpy.run_path(str(path))["get_config"]
+        takes_evaluation = bool(inspect.signature(get_config).parameters)
+    except FileNotFoundError as error:
+        raise InputError(f"`suite` {path} does not exist.") from error
+    except KeyError as error:
+        raise InputError(f"`suite` {path} has no function get_config().") from error
+    blocks = get_config(evaluation) if takes_evaluation else get_config()
+    valid = isinstance(blocks, (list, tuple)) and blocks
+    if not valid or not all(isinstance(block, Mapping) for block in blocks):
+        raise InputError(
+            f"`suite` {path}: get_config() must return a list of attack blocks such as "
+            f"dict(name='fgsm', threat=...), got {type(blocks).__name__}."
+        )
+    return blocks
+
+
+def _attack(
+    given: dict[str, Any], classifier: Classifier | None
+) -> tuple[Attack, dict[str, Any]]:
+    given = dict(given)
+    name = given.pop("name", None)
+    factory = lookup("attack", names.ATTACKS, name)
+    arguments, shown = dict(given), dict(given)
+    if "attack" in given:
+        arguments["attack"], shown["attack"] = _attack(given["attack"], classifier)
+    if "attacks" in given:
+        inner = [_attack(block, classifier) for block in given["attacks"]]
+        arguments["attacks"] = [attack for attack, _ in inner]
+        shown["attacks"] = [parameters for _, parameters in inner]
+    if "threat" in given:
+        block = given["threat"]
+        arguments["threat"] = build_threat(block)
+        shown["threat"] = _described(names.THREATS[block["name"]], block)
+    if "objective" in given:
+        name_of = given["objective"]
+        arguments["objective"] = lookup("objective", names.OBJECTIVES, name_of)
+    if "random_start" in given:
+        start = given["random_start"]
+        start = {"name": start} if isinstance(start, str) else dict(start)
+        shown["random_start"] = start
+        arguments["random_start"] = _start(start, arguments.get("threat"))
+    if "sources" in given:
+        if classifier is None:
+            raise InputError(
+                "`sources` are other runs: only eval.py attacks from them."
+            )
+        arguments["sources"] = [classifier(workdir) for workdir in given["sources"]]
+    attack = call(f"attack {name}", factory, arguments)
+    return attack, {"name": name, **_described(factory, shown)}
+
+
+def _start(block: dict[str, Any], threat: Threat | None):
+    name = block.get("name")
+    one_of(names.STARTS, random_start=name)
+    if name == "none":
+        return None
+    if name == "gaussian":
+        return call("random_start", threats.gaussian_start, rest(block))
+    if threat is None:
+        raise InputError("`random_start` 'uniform' needs a `threat` in the same block.")
+    return threat.sample
+
+
+def _described(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of a call in JSON-able form, defaults filled in."""
+    described = dict(given)
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if name not in described and parameter.default is not inspect.Parameter.empty:
+            described[name] = parameter.default
+    return {name: _plain(value) for name, value in described.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value == float("inf"):
+        return "inf"  # which JSON does not know
+    if not callable(value):
+        return value
+    known: dict[Any, str] = {v: k for k, v in names.OBJECTIVES.items()}
+    own = "uniform" if value is attacks.uniform_start else value.__name__
+    return known.get(value, own.strip("_"))

@@ -1,0 +1,106 @@
+"""Every name that a config may use, and what it stands for."""
+
+from robustjax import attacks, data, defenses, models, objectives, threats, training
+from robustjax.config import suites
+from robustjax.types import Objective
+
+THREATS = {"linf": threats.linf, "l2": threats.l2, "l1": threats.l1}
+OBJECTIVES: dict[str, Objective] = {
+    "cross_entropy": objectives.cross_entropy,
+    "margin": objectives.margin,
+    "dlr": objectives.dlr,
+    "kl": objectives.kl,
+}
+ATTACKS = {
+    "fgsm": attacks.fgsm,
+    "bim": attacks.bim,
+    "pgd": attacks.pgd,
+    "adam_pgd": attacks.adam_pgd,
+    "apgd": attacks.apgd,
+    "apgd_targeted": attacks.apgd_targeted,
+    "mi_fgsm": attacks.mi_fgsm,
+    "ni_fgsm": attacks.ni_fgsm,
+    "si_ni_fgsm": attacks.si_ni_fgsm,
+    "vmi_fgsm": attacks.vmi_fgsm,
+    "di_fgsm": attacks.di_fgsm,
+    "ti_dim": attacks.ti_dim,
+    "fab": attacks.fab,
+    "fab_targeted": attacks.fab_targeted,
+    "carlini_wagner": attacks.carlini_wagner,
+    "carlini_wagner_linf": attacks.carlini_wagner_linf,
+    "carlini_wagner_fixed": attacks.carlini_wagner_fixed,
+    "deepfool": attacks.deepfool,
+    "ddn": attacks.ddn,
+    "fmn": attacks.fmn,
+    "ead": attacks.ead,
+    "square": attacks.square,
+    "spsa": attacks.spsa,
+    "nes": attacks.nes,
+    "boundary": attacks.boundary,
+    "hop_skip_jump": attacks.hop_skip_jump,
+    "pixel": attacks.pixel,
+    "single_pixel": attacks.single_pixel,
+    "jsma": attacks.jsma,
+    "universal": attacks.universal,
+    "stadv": attacks.stadv,
+    "rotation_translation": attacks.rotation_translation,
+    "wasserstein_pgd": attacks.wasserstein_pgd,
+    "uniform_noise": attacks.uniform_noise,
+    "sign_noise": attacks.sign_noise,
+    "gaussian_noise": attacks.gaussian_noise,
+    "grey": attacks.grey,
+    "restarts": attacks.restarts,
+    "worst_case": attacks.worst_case,
+    "masked": attacks.masked,
+    "early_stop": attacks.early_stop,
+    "transfer": attacks.transfer,
+    "autoattack": attacks.autoattack,
+    "autoattack_plus": attacks.autoattack_plus,
+    "screen": attacks.screen,
+    "aa_namid": attacks.aa_namid,
+}
+STARTS = ("none", "uniform", "gaussian")
+MODELS = {
+    "small_cnn": models.small_cnn,
+    "wnll_mnist_cnn": models.wnll_mnist_cnn,
+    "resnet20": models.resnet20,
+    "resnet32": models.resnet32,
+    "resnet44": models.resnet44,
+    "resnet56": models.resnet56,
+    "resnet110": models.resnet110,
+    "resnet18": models.resnet18,
+    "preact_resnet18": models.preact_resnet18,
+    "resnet50": models.resnet50,
+    "wide_resnet28_10": models.wide_resnet28_10,
+    "wide_resnet34_10": models.wide_resnet34_10,
+    "vgg19_bn": models.vgg19_bn,
+}
+# Applied in this order.
+AUGMENTATIONS = {
+    "random_resized_crop": data.random_resized_crop,
+    "random_crop": data.random_crop,
+    "flip": data.flip,
+}
+LOSSES = {
+    "standard": defenses.standard,
+    "adversarial": defenses.adversarial,
+    "trades": defenses.trades,
+    "mart": defenses.mart,
+    "awp": defenses.awp,
+}
+OPTIMIZERS = {"sgd": training.sgd, "adam": training.adam, "adamw": training.adamw}
+SCHEDULES = {
+    "constant": training.constant,
+    "piecewise": training.piecewise,
+    "cosine": training.cosine,
+    "one_cycle": training.one_cycle,
+}
+SUITES = {
+    "quick": suites.quick,
+    "standard": suites.standard,
+    "screen": suites.screen,
+    "namid_paper": suites.namid_paper,
+    "wnll_paper": suites.wnll_paper,
+    "nip_paper": suites.nip_paper,
+    "at_alp_paper": suites.at_alp_paper,
+}
