@@ -4,8 +4,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from attack_cases import (
+    apgd,
+    carlini_wagner,
     combine,
+    ddn,
+    decision,
+    deepfool,
+    ead,
+    fab,
+    feature_collision,
+    fmn,
     gradient,
+    jsma,
+    momentum,
+    noise,
+    pixel,
+    spatial,
+    spsa,
+    square,
+    universal,
 )
 
 from robustjax import attacks, defenses, models, objectives, threats
@@ -19,9 +36,28 @@ THREATS = {
 }
 
 # Name -> case; the families are in `attack_cases`.
-ATTACKS = {
-    name: case for family in (gradient, combine) for name, case in family.CASES.items()
-}
+_FAMILIES = (
+    apgd,
+    carlini_wagner,
+    combine,
+    ddn,
+    decision,
+    deepfool,
+    ead,
+    fab,
+    feature_collision,
+    fmn,
+    gradient,
+    jsma,
+    momentum,
+    noise,
+    pixel,
+    spatial,
+    spsa,
+    square,
+    universal,
+)
+ATTACKS = {name: case for family in _FAMILIES for name, case in family.CASES.items()}
 
 
 def _short_pgd(**kwargs):
