@@ -10,6 +10,7 @@ HEADER = ("attack", "images", "ours", "peers", "verdict", "seconds: ours (+ comp
 
 def pytest_addoption(parser):
     parser.addoption("--table", help="write the table as markdown to this file")
+    parser.addoption("--images", type=int, default=256, help="at most that many")
 
 
 def pytest_configure(config):

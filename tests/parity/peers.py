@@ -1,4 +1,7 @@
-"""Other libraries' attacks as functions `Task -> x_adv`, images [B, C, H, W].
+"""Other libraries' attacks as functions `(task, seed) -> x_adv`, images [B, C, H, W].
+
+torchattacks seeds itself where it takes a `seed`; the others draw from the generators
+of PyTorch and NumPy, which the caller seeds.
 
 adv-lib imports torchvision and visdom for a perceptual distance and for plots that
 no attack here uses; where they are missing, empty modules take their place, so that the
@@ -6,6 +9,7 @@ environment stays small.
 """
 
 import importlib
+import inspect
 import math
 import sys
 from typing import Any, NamedTuple
@@ -36,8 +40,12 @@ class Task(NamedTuple):
 
 
 def torchattacks(name, **arguments):
-    def run(task):
-        return getattr(_torchattacks, name)(task.network, **arguments)(task.x, task.y)
+    kind = getattr(_torchattacks, name)
+    seeded = "seed" in inspect.signature(kind.__init__).parameters
+
+    def run(task, seed=0):
+        extra = {"seed": seed} if seeded else {}
+        return kind(task.network, **arguments, **extra)(task.x, task.y)
 
     return run
 
@@ -45,7 +53,7 @@ def torchattacks(name, **arguments):
 def foolbox(name, eps=None, **arguments):
     """`eps` None for minimum norms."""
 
-    def run(task):
+    def run(task, seed=0):
         model = _foolbox.PyTorchModel(task.network, bounds=(0, 1), device="cpu")
         attack = getattr(_foolbox.attacks, name)(**arguments)
         return attack(model, task.x, task.y, epsilons=eps)[1]
@@ -54,17 +62,28 @@ def foolbox(name, eps=None, **arguments):
 
 
 def adv_lib(name, **arguments):
-    def run(task):
+    def run(task, seed=0):
         attack = getattr(_adv_lib, name)
         return attack(task.network, task.x, task.y, **arguments)
 
     return run
 
 
+class _Single(torch.nn.Module):
+    """ART computes some images in double precision."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x.float())
+
+
 def art(name, **arguments):
-    def run(task):
+    def run(task, seed=0):
         classifier = PyTorchClassifier(
-            task.network,
+            _Single(task.network),
             loss=torch.nn.CrossEntropyLoss(),
             input_shape=tuple(task.x.shape[1:]),
             nb_classes=10,
