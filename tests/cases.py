@@ -22,6 +22,7 @@ from attack_cases import (
     spatial,
     spsa,
     square,
+    staged,
     universal,
 )
 
@@ -55,6 +56,7 @@ _FAMILIES = (
     spatial,
     spsa,
     square,
+    staged,
     universal,
 )
 ATTACKS = {name: case for family in _FAMILIES for name, case in family.CASES.items()}

@@ -159,6 +159,7 @@ class StagedAttack:
         _checks.positive_int(batch_size=batch_size)
         placement = placement or Placement()
         judge, rows = _pytree(logits_fn), _rows(key, x, y, index)
+        _outcome.check_call(judge, rows.x, rows.y)
         climbed = judge if self.attacked is None else _pytree(self.attacked)
         count = len(rows.y)
         devices = placement.devices
@@ -243,8 +244,6 @@ class _Rows(NamedTuple):
 def _rows(key: Key, x: Any, y: Any, index: np.ndarray | None) -> _Rows:
     """Everything that belongs to an image, on the host."""
     images, labels = np.asarray(x), np.asarray(y)
-    _checks.images(x=images)  # pyright: ignore[reportArgumentType]
-    _checks.no_nan(x=images)  # pyright: ignore[reportArgumentType]
     _checks.same_batch(x=images, y=labels)  # pyright: ignore[reportArgumentType]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise _checks.InputError(
