@@ -13,6 +13,8 @@ network is the MNIST CNN of tests/parity.
 """
 
 import functools
+import logging
+import os
 import pathlib
 import statistics
 import sys
@@ -235,6 +237,10 @@ def main(_: list[str]) -> None:
         print(f"pgd, autoattack: skipped, {MISSING}; run `make parity`")
         sections -= {"pgd", "autoattack"}
     if torch is not None:
+        logging.getLogger("art").setLevel(logging.WARNING)
+        # As many as XLA takes. On a busy machine PyTorch's threads wait for one
+        # another: pin the run to one core, `taskset -c 0 python benchmarks/attacks.py`.
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     if "pgd" in sections:
         for batch_size in map(int, _BATCHES.value):

@@ -466,6 +466,8 @@ SCORES = [
         NORM_L2,
         {
             "Foolbox": foolbox("BoundaryAttack", steps=1000),
+        },
+        {
             "ART": art(
                 "BoundaryAttack",
                 **dict(targeted=False, max_iter=50, num_trial=20, sample_size=1),
@@ -473,7 +475,7 @@ SCORES = [
             ),
         },
         images=32,
-        note="ART: 50 steps of up to 20 + 20 trials",
+        note="ART: up to 20 + 20 trials in each of 50 steps",
     ),
     Row(
         "HopSkipJump L2, 10 steps",
