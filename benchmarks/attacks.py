@@ -13,6 +13,7 @@ network is the MNIST CNN of tests/parity.
 """
 
 import functools
+import importlib
 import logging
 import os
 import pathlib
@@ -35,11 +36,13 @@ from robustjax.types import Attack
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests" / "parity"))
 import mnist_cnn  # pyright: ignore[reportMissingImports]
 
+MISSING = ""
+peers: Any = None
+torch: Any = None
 try:
-    import peers  # pyright: ignore[reportMissingImports]
-    import torch  # pyright: ignore[reportMissingImports]
+    peers, torch = importlib.import_module("peers"), importlib.import_module("torch")
 except ImportError as error:
-    peers, torch, MISSING = None, None, error
+    MISSING = str(error)
 
 _BATCHES = flags.DEFINE_list("batches", ["1", "16", "64", "128", "512"], "Of PGD-10.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Interleaved rounds; the median counts.")
@@ -154,7 +157,7 @@ def every_attack(features_fn: Any, x: Any, y: Any) -> dict[str, Attack]:
     linf, l2 = threats.linf(8 / 255), threats.l2(0.5)
     l1 = threats.l1(12.0, sparsity=0.05)
     any_l2, any_l1 = threats.l2(jnp.inf), threats.l1(jnp.inf)
-    step = dict(step_size=2 / 255, num_steps=10)
+    step: dict[str, Any] = dict(step_size=2 / 255, num_steps=10)
     pgd = attacks.pgd(linf, **step)
     return {
         "fgsm": attacks.fgsm(linf),
