@@ -448,7 +448,7 @@ MINIMUM = [
                 **dict(beta=0.01, decision_rule="L1", batch_size=64, verbose=False),
             ),
         },
-        images=64,
+        images=16,
     ),
 ]
 
