@@ -79,8 +79,7 @@ def climbed(
         logits = logits_fn(z)
         if logits.ndim == 3:
             values = jax.vmap(lambda sample: objective(sample, y))(logits)
-            mean = jax.nn.softmax(logits.astype(jnp.float32)).mean(axis=0)
-            return values.mean(axis=0), judge(mean)
+            return values.mean(axis=0), judge(logits)
         return objective(logits, y), judge(logits)
 
     return evaluate
@@ -118,14 +117,18 @@ def check_call(
     for labels in (y, target):
         if labels is not None and labels.ndim == 1:
             _checks.label_range(labels, logits.shape[1])
-    _checks.warn_of_probabilities(logits)
+    if _checks.is_concrete(logits):  # weights may be traced where x is not
+        _checks.warn_of_probabilities(logits)
 
 
 def broken(logits: Array, y: Array) -> Array:
     """Whether the prediction differs from the label (the mode of a distribution), [B].
 
-    NaN logits count as broken: they are no answer.
+    NaN logits count as broken: they are no answer. Samples [S, B, K] of a randomised
+    classifier are judged by their mean probabilities.
     """
+    if logits.ndim == 3:
+        logits = jax.nn.softmax(logits.astype(jnp.float32)).mean(axis=0)
     label = y if y.ndim == 1 else y.argmax(axis=1)
     return (logits.argmax(axis=1) != label) | jnp.isnan(logits).any(axis=1)
 

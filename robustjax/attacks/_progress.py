@@ -4,15 +4,22 @@ import dataclasses
 import hashlib
 import os
 import time
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from robustjax._checks import InputError
 
 _SECONDS_BETWEEN_WRITES = 30.0
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclasses.dataclass
@@ -98,7 +105,7 @@ class ProgressFile:
                 found = {name: content[name] for name in content.files}
             signature = str(found.pop("signature"))
             progress = Progress(**found)
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except _UNREADABLE as error:
             raise InputError(
                 f"`state_file` {self._path} cannot be read ({error}). Delete it to "
                 "start again."
@@ -140,6 +147,8 @@ def _digest(work: Any) -> str:
         if isinstance(leaf, (str, int, float)):
             digest.update(f"{type(leaf).__name__} {leaf!r}".encode())
         elif hasattr(leaf, "dtype"):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                leaf = jax.random.key_data(leaf)
             array = np.ascontiguousarray(jax.device_get(leaf))
             digest.update(f"{array.dtype} {array.shape}".encode())
             digest.update(array.tobytes())

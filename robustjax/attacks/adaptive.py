@@ -119,6 +119,7 @@ def against(
 
 
 def _transformed(apply, surrogate, state, key, logits_fn, x: Array) -> Array:
+    key = jax.random.clone(key)  # the same draws at every iterate, on purpose
     transform = functools.partial(apply, state, key, logits_fn)
     if surrogate is not None:
         transform = with_surrogate(transform, surrogate)

@@ -61,8 +61,9 @@ def restarts(
 
         def some(indices: Array) -> Candidate:
             found = jax.vmap(one)(indices)
-            # Broken first, then the value.
-            order = jnp.lexsort((found.value, found.broken), axis=0)[-1]
+            # Broken first, then the value, then the earlier restart.
+            earlier = jnp.broadcast_to(-indices[:, None], found.broken.shape)
+            order = jnp.lexsort((earlier, found.value, found.broken), axis=0)[-1]
             best = lambda points: jax.vmap(lambda p, i: p[i], (1, 0))(points, order)
             return jax.tree.map(best, found)
 

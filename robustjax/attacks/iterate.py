@@ -40,10 +40,12 @@ def early_stop(attack: IteratedAttack, *, check_every: int = 1) -> Attack:
 
     def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         def look(state, kept: Array, done: Array) -> tuple[Array, Array]:
+            # Not the iterate, which for a minimum-norm attack may lie out of the ball.
+            point = attack.finish(state, logits_fn, x, y)
             if knows is not None:
-                now, point = knows(state), attack.finish(state, logits_fn, x, y)
+                now = knows(state)
             else:
-                now, point = _outcome.broken(logits_fn(state.x_adv), y), state.x_adv
+                now = _outcome.broken(logits_fn(point), y)
             return _outcome.where(now & ~done, point, kept), done | now
 
         def step(carry):

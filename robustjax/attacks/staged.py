@@ -113,11 +113,6 @@ class StagedAttack:
 
     def __call__(self, key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         """x_adv, [B, ...], x where nothing was found; see `run`."""
-        if not all(map(_checks.is_concrete, (x, y, key))):
-            raise _checks.InputError(
-                f"`{self.name}` runs on the host and compiles its own stages: call it "
-                "outside of jit, vmap and grad."
-            )
         return jnp.asarray(self.run(key, logits_fn, x, y).x_adv)
 
     def run(
@@ -153,13 +148,13 @@ class StagedAttack:
           log: Called with one line after each stage.
 
         Raises:
-          InputError: an argument is out of range, or `state_file` belongs to another
-            run.
+          InputError: an argument is out of range, `state_file` belongs to another run,
+            or the call is inside of `jit`, `vmap` or `grad`.
         """
         _checks.positive_int(batch_size=batch_size)
         placement = placement or Placement()
+        _check_call(self.name, self.threat, key, logits_fn, x, y)
         judge, rows = _pytree(logits_fn), _rows(key, x, y, index)
-        _outcome.check_call(judge, rows.x, rows.y)
         climbed = judge if self.attacked is None else _pytree(self.attacked)
         count = len(rows.y)
         devices = placement.devices
@@ -172,12 +167,20 @@ class StagedAttack:
             batch = take(chosen)
             clean[chosen] = placement.fetch(_correct(judge, batch))[: len(chosen)]
         batch = take(np.arange(min(count, largest)))
-        num_classes, warnings = diagnose(climbed, judge, batch.x, batch.y)
+        num_classes, warnings = diagnose(
+            climbed,
+            judge,
+            batch.x,
+            batch.y,
+            count=min(count, largest),
+            bounds=self.threat.bounds,
+            fetch=placement.fetch,
+        )
         stages = self.stages(num_classes)
 
         file = ProgressFile(
             *(state_file, self.name, [s.name for s in stages], tuple(self.threat[:3])),
-            *(rows, judge, climbed),
+            *(rows, judge, climbed, clean),
         )
         work = file.load(Progress.start(rows.x, clean, len(stages)))
         while work.stage < len(stages):
@@ -233,6 +236,35 @@ def _outcome_of(
         )
     )
     return Outcome(work.x_adv, work.correct, clean, outcomes, tuple(warnings))
+
+
+def _check_call(
+    name: str, threat: Threat, key: Key, logits_fn: LogitsFn, x: Any, y: Any
+) -> None:
+    """Refuses tracers, and what `_outcome.check_call` refuses."""
+    concrete = all(map(_checks.is_concrete, (key, x, y, threat.eps)))
+    if concrete:
+        x, y = np.asarray(x), np.asarray(y)
+        _outcome.check_call(logits_fn, x, y)  # pyright: ignore[reportArgumentType]
+        if not len(x):
+            raise _checks.InputError("`x` must hold at least one image, got none.")
+        logits = logits_fn(x[:1])  # pyright: ignore[reportArgumentType]
+        concrete = _checks.is_concrete(logits)
+        if logits.ndim != 2:
+            raise _checks.InputError(
+                f"`logits_fn` must return [B, K] to judge, got shape {logits.shape}. "
+                "Give `expectation` another `average`."
+            )
+    if not concrete:
+        raise _checks.InputError(
+            f"`{name}` runs on the host and compiles its own stages: call it outside "
+            "of jit, vmap and grad."
+        )
+    if not isinstance(threat.eps, (int, float)):
+        raise _checks.InputError(
+            f"`threat.eps` must be a Python number for `{name}`, got "
+            f"{type(threat.eps).__name__}."
+        )
 
 
 class _Rows(NamedTuple):
@@ -297,6 +329,9 @@ def _attacked(
     keys = _random.fold_in(_random.fold_in(keys, stage), turn)
     x_adv = attack_of(turn)(keys, climbed, batch.x, batch.y)
     inside = threat.norm(x_adv - batch.x) <= threat.eps * (1 + 1e-5) + 1e-6
+    low, high = threat.bounds
+    in_box = (x_adv >= low - 1e-6) & (x_adv <= high + 1e-6)
+    inside &= in_box.reshape(len(inside), -1).all(axis=1)
     return _outcome.broken(judge(x_adv), batch.y) & inside, x_adv
 
 
