@@ -3,8 +3,8 @@
 # The peers come without their dependencies: torchattacks pins an old `requests` and
 # wants torchvision, adv-lib wants torchvision and visdom (a source package that recent
 # setuptools cannot build), and no attack that is compared uses any of them.
-# PyTorch for the CPU alone, from where the user says:
-#   make parity TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# TORCH_INDEX is the address of an index with the CPU build of PyTorch; without it pip
+# takes its default, which on some platforms brings the GPU build.
 PARITY ?= .venv-parity
 PYTHON ?= python3
 TORCH_INDEX ?=

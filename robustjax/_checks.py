@@ -97,6 +97,16 @@ def images(**arguments: jax.Array) -> None:
             )
 
 
+def image_axes(**arguments: jax.Array) -> None:
+    """Raises unless every argument has the axes of images."""
+    for name, x in arguments.items():
+        if x.ndim != 4:
+            raise InputError(
+                f"`{name}` must be images [B, H, W, C] for this attack, got shape "
+                f"{x.shape}."
+            )
+
+
 def no_nan(**arguments: jax.Array) -> None:
     """Raises if a concrete array holds NaN."""
     for name, value in arguments.items():

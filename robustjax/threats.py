@@ -257,7 +257,7 @@ def _l1_lengths(size: Array, room: Array, eps: Array) -> Array:
         low, high, trial, done, turn = carry
         excess = jnp.sum(jnp.clip(size - trial, 0.0, room), 1, keepdims=True) - eps
         gone, full = piece(trial)
-        slope = size.shape[1] - gone - full
+        slope = (size.shape[1] - gone - full).astype(size.dtype)
         root = jnp.where(slope > 0, trial + excess / jnp.maximum(slope, 1), jnp.inf)
         root = jnp.where(excess == 0, trial, root)
         root_gone, root_full = piece(root)

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from robustjax._checks import InputError
 from robustjax.types import Array
 
 
@@ -99,15 +98,3 @@ def resizing_matrix(
     weights = jnp.maximum(1 - jnp.abs(centre - pixels), 0)
     covered = ((place >= 0) & (place < side))[:, None]
     return jnp.where(covered, weights, 0)
-
-
-def check_images(x: Array) -> None:
-    """Raises unless `x` has the axes of images.
-
-    Raises:
-      InputError: `x` is not [B, H, W, C].
-    """
-    if x.ndim != 4:
-        raise InputError(
-            f"`x` must be images [B, H, W, C] for this attack, got shape {x.shape}."
-        )

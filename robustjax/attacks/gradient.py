@@ -165,7 +165,7 @@ def pgd(
     _checks.positive(step_size=step_size)
     return projected_gradient(
         threat,
-        _steepest(threat, step_size),
+        steepest_rule(threat, step_size),
         num_steps=num_steps,
         objective=objective,
         random_start=random_start,
@@ -208,7 +208,7 @@ def fgsm(
     _checks.non_negative(step_size=step_size)
     return projected_gradient(
         threat,
-        _steepest(threat, step_size),
+        steepest_rule(threat, step_size),
         num_steps=1,
         objective=objective,
         random_start=random_start,
@@ -294,7 +294,7 @@ def mi_fgsm(
     rule = optax.chain(
         _unit_l1(),
         optax.trace(decay=momentum),
-        _steepest(threat, step_size),
+        steepest_rule(threat, step_size),
     )
     return projected_gradient(
         threat,
@@ -307,7 +307,11 @@ def mi_fgsm(
     )
 
 
-def _steepest(threat: Threat, step_size: float | Array) -> optax.GradientTransformation:
+def steepest_rule(
+    threat: Threat, step_size: float | Array
+) -> optax.GradientTransformation:
+    """The rule of PGD: a step of that length in the steepest direction."""
+
     def scaled(grad, _):
         length = jnp.asarray(step_size, grad.dtype)
         length = length.reshape(length.shape + (1,) * (grad.ndim - length.ndim))

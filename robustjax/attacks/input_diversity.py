@@ -79,7 +79,7 @@ def resize_and_pad(
         raise InputError(f"`low` must be at most `high` = {high!r}, got {low!r}.")
 
     def apply(key: Key, x: Array) -> Array:
-        _warp.check_images(x)
+        _checks.image_axes(x=x)
         keys = _random.per_image_keys(key, x.shape[0])
         canvas = (_share(high, x.shape[1]), _share(high, x.shape[2]))
         result = x.shape[1:3] if size is None else size

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from robustjax import _checks, _random
 from robustjax._checks import InputError
 from robustjax._gradients import input_gradient
-from robustjax.attacks import _outcome, _warp
+from robustjax.attacks import _outcome
 from robustjax.attacks.input_diversity import (
     Diversity,
     gaussian_kernel,
@@ -122,7 +122,7 @@ def transferable(
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> MomentumState:
         _outcome.check_call(logits_fn, x, y)
         if smoothing_kernel is not None:
-            _warp.check_images(x)
+            _checks.image_axes(x=x)
         keys = _random.per_image_keys(key, x.shape[0])
         x_adv = x
         if random_start is not None:

@@ -129,7 +129,7 @@ def pixel(
 
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> PixelState:
         _outcome.check_call(logits_fn, x, y)
-        _check_images(x)
+        _checks.image_axes(x=x)
         keys = _random.per_image_keys(key, x.shape[0])
         shape = (population, num_pixels, x.shape[3])
         people = jax.vmap(lambda k: _first_population(k, shape, x.dtype, bounds))(
@@ -191,7 +191,7 @@ def single_pixel(
 
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> SinglePixelState:
         _outcome.check_call(logits_fn, x, y)
-        _check_images(x)
+        _checks.image_axes(x=x)
         keys = _random.per_image_keys(key, x.shape[0])
         places = x.shape[1] * x.shape[2]
         order = jax.vmap(lambda k: jax.random.permutation(k, places))(keys)
@@ -295,10 +295,3 @@ def _best(
         jnp.where(wins, value, old.value),
         old.broken | is_broken,
     )
-
-
-def _check_images(x: Array) -> None:
-    if x.ndim != 4:
-        raise InputError(
-            f"`x` must be images [B, H, W, C] for this attack, got shape {x.shape}."
-        )

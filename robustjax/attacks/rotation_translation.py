@@ -74,7 +74,7 @@ def rotation_translation(
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> GridState:
         del key  # nothing is drawn
         _outcome.check_call(logits_fn, x, y)
-        _warp.check_images(x)
+        _checks.image_axes(x=x)
         clean = Candidate(x, *_outcome.climbed(objective, logits_fn, y)(x))
         return GridState(x, jnp.int32(0), clean)
 

@@ -18,7 +18,7 @@ import optax
 from robustjax import _checks, _random
 from robustjax._checks import InputError
 from robustjax.attacks import _outcome
-from robustjax.attacks.gradient import Start, _steepest
+from robustjax.attacks.gradient import Start, steepest_rule
 from robustjax.objectives import cross_entropy, margin
 from robustjax.types import Array, IteratedAttack, Key, LogitsFn, Objective, Threat
 
@@ -276,7 +276,7 @@ def nes(
     _checks.fraction(momentum=momentum)
     return estimated_gradient(
         threat,
-        optax.chain(optax.trace(decay=momentum), _steepest(threat, step_size)),
+        optax.chain(optax.trace(decay=momentum), steepest_rule(threat, step_size)),
         num_steps=num_steps,
         sampler=jax.random.normal,
         num_samples=num_samples,

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import _checks, _random
-from robustjax._checks import InputError
 from robustjax.attacks import _outcome, _square_windows
 from robustjax.objectives import margin
 from robustjax.types import Array, IteratedAttack, Key, LogitsFn, Objective, Threat
@@ -109,7 +108,7 @@ def square(
 
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> SquareState:
         _outcome.check_call(logits_fn, x, y)
-        _check_images(x)
+        _checks.image_axes(x=x)
         climbed = _outcome.climbed(objective, logits_fn, y)
         keys = _random.per_image_keys(key, x.shape[0])
         started = moves.start(_random.fold_in(keys, 0), x).astype(x.dtype)
@@ -217,10 +216,3 @@ def _stages(num_queries: int, rescale_schedule: bool) -> np.ndarray:
     if rescale_schedule:
         index = (index / num_queries * 10_000).astype(np.int32)
     return (index[:, None] > _HALVED_AFTER).sum(axis=1).astype(np.int32)
-
-
-def _check_images(x: Array) -> None:
-    if x.ndim != 4:
-        raise InputError(
-            f"`x` must be images [B, H, W, C] for this attack, got shape {x.shape}."
-        )

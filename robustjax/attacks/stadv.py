@@ -98,7 +98,7 @@ def stadv(
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> FlowState:
         del key  # nothing is drawn
         _outcome.check_call(logits_fn, x, y, target=target)
-        _warp.check_images(x)
+        _checks.image_axes(x=x)
         flow = jnp.zeros((*x.shape[:3], 2), x.dtype)
         found = _outcome.nothing_found(x)
         return FlowState(x, flow, rule.init(flow), found)

@@ -18,7 +18,7 @@ import numpy as np
 
 from robustjax import _checks
 from robustjax._gradients import input_gradient
-from robustjax.attacks import _outcome, _warp
+from robustjax.attacks import _outcome
 from robustjax.objectives import cross_entropy
 from robustjax.types import Array, IteratedAttack, Key, LogitsFn, Objective
 
@@ -95,7 +95,7 @@ def wasserstein_pgd(
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> TransportState:
         del key  # nothing is drawn
         _outcome.check_call(logits_fn, x, y)
-        _warp.check_images(x)
+        _checks.image_axes(x=x)
         # All mass stays.
         stays = jnp.asarray(_distances(kernel_size) == 0)[None, :, None, None, None]
         return TransportState(x, jnp.where(stays, x[:, None], 0))
