@@ -7,6 +7,7 @@ slower, and nothing but the clock would tell.
 import functools
 import re
 
+import cases
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -147,6 +148,24 @@ def test_every_way_to_loop(attack):
     layouts = layouts_in_loops(compiled(model, 8, 1, attack))
     assert layouts
     assert set(layouts) <= CANONICAL
+
+
+def every_case():
+    """Attacks of the shared suite; three ways to differentiate run in CI."""
+    for name, case in cases.ATTACKS.items():
+        if not case.on_host:
+            quick = name in ("apgd", "fab", "carlini-wagner")
+            yield pytest.param(name, marks=() if quick else (pytest.mark.slow,))
+
+
+@pytest.mark.parametrize("name", every_case())
+def test_every_attack(name):
+    case = cases.ATTACKS[name]
+    make, eps = cases.THREATS[case.threats[0]]
+    model = models.from_linen(models.small_cnn(stages=((4,), (6,)), num_classes=4))
+    assert (
+        set(layouts_in_loops(compiled(model, 8, 1, case.make(make(eps))))) <= CANONICAL
+    )
 
 
 def test_the_usual_loop_is_caught():
