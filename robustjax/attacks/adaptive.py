@@ -7,6 +7,7 @@ the bare model, the black-box one another model (`oblivious`, `transfer`). All o
 return pytrees of the weights they hold, so that nothing is baked into compiled code.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -111,7 +112,7 @@ def against(
       [[2.0]]
     """
     return Partial(
-        functools.partial(_transformed, transform.apply, surrogate),
+        _Static(_transformed, (transform.apply, surrogate)),
         state,
         key,
         _pytree(logits_fn),
@@ -160,7 +161,7 @@ def expectation(
     _checks.positive_int(num_samples=num_samples)
     _checks.one_of(("objective", "logits", "probabilities"), average=average)
     return Partial(
-        functools.partial(_sampled, num_samples, average),
+        _Static(_sampled, (num_samples, average)),
         _pytree(random_logits_fn),
         key,
     )
@@ -200,7 +201,7 @@ def oblivious(attack: Attack, bare_logits_fn: LogitsFn) -> Attack:
       >>> attack(jax.random.key(0), lambda z: -z, x, y).tolist()
       [[0.25, 0.75]]
     """
-    return Partial(functools.partial(_elsewhere, attack), _pytree(bare_logits_fn))
+    return Partial(_Static(_elsewhere, (attack,)), _pytree(bare_logits_fn))
 
 
 def _elsewhere(attack, source, key: Key, logits_fn, x: Array, y: Array) -> Array:
@@ -238,7 +239,7 @@ def transfer(
     if not sources:
         raise _checks.InputError("`sources` must hold at least one model, got none.")
     return Partial(
-        functools.partial(_transferred, attack, objective),
+        _Static(_transferred, (attack, objective)),
         tuple(map(_pytree, sources)),
     )
 
@@ -254,6 +255,20 @@ def _transferred(attack, objective, sources, key, logits_fn, x, y) -> Array:
         worst = found if worst is None else _outcome.keep_worse(worst, found)
     assert worst is not None
     return jax.lax.stop_gradient(worst.x_adv)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    """A function with its first arguments, by whose values `jit` knows it again.
+
+    A `functools.partial` would be another function each time.
+    """
+
+    fun: Callable[..., Any]
+    given: tuple[Any, ...]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.fun(*self.given, *arguments)
 
 
 def _pytree(fun: Any) -> Partial:
