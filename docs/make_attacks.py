@@ -251,7 +251,7 @@ def row(name: str, cost: dict, peers: dict[str, int], papers: dict) -> tuple[str
     counts = [f"{v} {k[4:]}" for k, v in given.items() if k.startswith("num_")]
     passes = "{forward:,} / {backward:,}".format(**cost["passes"])
     if name in measure_attacks.DECISIONS:
-        passes = "about {:,}".format(round(cost["passes"]["forward"], -3)) + " / 0"
+        passes = f"about {passes}"
     shown = f"{passes} ({', '.join(counts)})" if counts else passes
     compared_with = ", ".join(f"{peer} ({n})" for peer, n in sorted(peers.items()))
     return (
@@ -279,7 +279,7 @@ def cited(name: str) -> list[tuple[str, ...]]:
     for doc in (factory.__doc__, None if name in OF_OTHERS else module.__doc__):
         found = _PAPER.findall(" ".join((doc or "").split()))
         if found:
-            full = ((TITLES.get(title, title), *rest) for title, *rest in found)
+            full = ((TITLES.get(t, t), authors, year) for t, authors, year in found)
             return list(dict.fromkeys(full))
     return []
 

@@ -149,14 +149,21 @@ def measure(name: str) -> dict[str, Any]:
         return _compiled(attack, classifier, *call)
 
     if name not in STEPS:
-        return dict(norms=accepted, **run())
+        return _result(name, accepted, run())
     argument, few, more = STEPS[name]
     at_few, at_more = run(**{argument: few}), run(**{argument: more})
     default = inspect.signature(factory).parameters[argument].default
     runs, passes = (default - few) // (more - few), {}
     for kind, count in at_few["passes"].items():
         passes[kind] = count + (at_more["passes"][kind] - count) * runs
-    return dict(norms=accepted, **{**at_few, "passes": passes})
+    return _result(name, accepted, {**at_few, "passes": passes})
+
+
+def _result(name: str, norms: list[str], costs: dict[str, Any]) -> dict[str, Any]:
+    if name in DECISIONS:  # rounding errors move them by a few
+        passes = {k: 2000 * round(n / 2000) for k, n in costs["passes"].items()}
+        costs = {**costs, "passes": passes}
+    return dict(norms=norms, **costs)
 
 
 def _passes() -> dict[str, int]:

@@ -1,0 +1,64 @@
+"""The page on attacks: its table is what the code says, its code runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from robustjax import build
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGE = (DOCS / "attacks.md").read_text()
+# One of each way to count: a scan, chunks at two lengths, early ends, no passes.
+QUICK = "pgd,square,deepfool,grey"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def check(*arguments):
+    command = [sys.executable, str(DOCS / "make_attacks.py"), "--check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not done.returncode, done.stdout + done.stderr
+
+
+def test_the_table_is_what_the_script_writes():
+    check(f"--measure={QUICK}")
+
+
+@pytest.mark.slow
+def test_every_cost_is_what_is_measured():
+    check()
+
+
+@pytest.mark.usefixtures("compile_quickly")
+def test_the_python_blocks_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks("python"):
+        exec(compile(block, "attacks.md", "exec"), names)
+    key, f, x, y = (names[name] for name in ("key", "logits_fn", "x", "y"))
+    for name in ("towards", "nearest", "several", "ensemble", "each", "sparing"):
+        assert (names[name](key, f, x, y) != x).any()
+    assert (names["curve"][:-1] >= names["curve"][1:]).all()
+    assert (names["accuracies"][:-1] >= names["accuracies"][1:]).all()
+    assert names["robust_accuracy"] <= (f(x).argmax(1) == y).mean()
+    assert not any(tmp_path.iterdir())  # the state file is gone
+    suite = names["get_config"]({"threat": {"name": "linf", "eps": 0.1}})
+    for block in suite:
+        build.build_attack(block)
+
+
+@pytest.mark.parametrize("line", "".join(blocks("bash")).splitlines())
+def test_commands_name_flags_that_exist(line):
+    script, *arguments = shlex.split(line)[1:]
+    source = (ROOT / script).read_text()
+    for argument in arguments:
+        name = argument.removeprefix("--").partition("=")[0]
+        assert f'"{name}"' in source or name in flags.FLAGS
