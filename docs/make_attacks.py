@@ -279,7 +279,7 @@ def cited(name: str) -> list[tuple[str, ...]]:
     for doc in (factory.__doc__, None if name in OF_OTHERS else module.__doc__):
         found = _PAPER.findall(" ".join((doc or "").split()))
         if found:
-            full = ((TITLES.get(t, t), authors, year) for t, authors, year in found)
+            full = ((TITLES[t] if t in TITLES else t, a, y) for t, a, y in found)
             return list(dict.fromkeys(full))
     return []
 
