@@ -120,7 +120,8 @@ def keep_trajectory(
       ([0.75, 0.625, 0.25], [False, False, True])
     """
     chosen = np.asarray(steps)
-    ascending = chosen.size and chosen[0] >= 0 and (np.diff(chosen) > 0).all()
+    whole = chosen.ndim == 1 and np.issubdtype(chosen.dtype, np.integer)
+    ascending = whole and chosen[0] >= 0 and (np.diff(chosen) > 0).all()
     if not ascending or chosen[-1] > attack.num_steps:
         raise _checks.InputError(
             f"`steps` must be ascending integers in [0, {attack.num_steps}], got "

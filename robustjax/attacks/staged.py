@@ -2,7 +2,7 @@
 
 It runs on the host, since its shapes depend on its results: the survivors of a stage
 are gathered into batches, the last of which is padded to a power of two, so that a
-stage compiles at most log2(batch size) times. The stages themselves are compiled whole.
+stage compiles at most log2(batch size) + 1 times. Stages are compiled whole.
 """
 
 import dataclasses
