@@ -277,9 +277,10 @@ def cited(name: str) -> list[tuple[str, ...]]:
     factory = getattr(attacks, PART_OF.get(name, name))
     module = importlib.import_module(factory.__module__)
     for doc in (factory.__doc__, None if name in OF_OTHERS else module.__doc__):
-        found = _PAPER.findall(" ".join((doc or "").split()))
+        text = " ".join((doc or "").split())
+        found: list[tuple[str, str, str]] = _PAPER.findall(text)
         if found:
-            full = ((TITLES[t] if t in TITLES else t, a, y) for t, a, y in found)
+            full = ((TITLES.get(t, t), a, y) for t, a, y in found)
             return list(dict.fromkeys(full))
     return []
 
