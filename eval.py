@@ -42,6 +42,7 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         config.data.data_dir = _DATA_DIR.value
     block = _evaluation(config.evaluation)
     radii = None if _CURVE.value is None else _radii(_CURVE.value)
+    attack_at = None if radii is None else build.curve_attack(block)
     mesh = training.data_mesh()
 
     def another(other: str) -> LogitsFn:
@@ -59,20 +60,11 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         mesh=mesh,
     )
     test = run.splits.test
-    result = evaluation.evaluate(
-        predict,
-        test,
-        attacks,
-        keep_adversarial=_SAVE.value,
-        state_dir=report / "unfinished",
-        log=print,
-        **chosen,
-    )
+    kept = dict(keep_adversarial=_SAVE.value, state_dir=report, log=print)
+    result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
     curve = None
-    if radii is not None:
-        correct = evaluation.robustness_curve(
-            predict, test, build.curve_attack(block), radii, **chosen
-        )
+    if radii is not None and attack_at is not None:
+        correct = evaluation.robustness_curve(predict, test, attack_at, radii, **chosen)
         curve = {"eps": radii, "accuracy": correct.mean(axis=1).tolist()}
     summary = evaluation.summarise(result)
     if jax.process_index() == 0:

@@ -157,6 +157,64 @@ def test_training_and_judging_leave_everything_behind(command, trained):
         assert parameters["step_size"] == pytest.approx(0.05)
 
 
+OWN_SUITE = """
+def get_config(evaluation):
+    unlimited = dict(name="l2", eps=float("inf"))
+    return [
+        dict(name="fgsm", threat=evaluation["threat"], label="mine"),
+        dict(name="ddn", threat=unlimited, num_steps=2, radii=(0.1, 1.0)),
+        dict(name="grey", threat=evaluation["threat"], counts=False),
+    ]
+"""
+
+
+def test_suites_by_name_and_of_ones_own(command, trained, tmp_path):
+    workdir = f"--workdir={trained}"
+    judged = command("eval.py", workdir, "--suite=screen", "--num_examples=10")
+    assert judged.code == 0
+    assert "APGD-CE: " in judged.out
+    assert "AutoAttack" not in judged.out
+    report = json.loads((trained / "report" / "report.json").read_text())
+    assert report["suite"] == "screen"
+    clean, row, worst = report["rows"]
+    assert [stage["name"] for stage in row["stages"]] == ["APGD-CE", "APGD-T"]
+    assert row["stages"][0]["attacked"] == clean["correct"]
+    assert row["stages"][-1]["accuracy"] == row["accuracy"] == worst["accuracy"]
+    assert not list(trained.rglob("*.npz"))  # progress is gone
+
+    path = tmp_path / "own.py"
+    path.write_text(OWN_SUITE)
+    judged = command("eval.py", workdir, f"--suite={path}", "--num_examples=10")
+    assert judged.code == 0
+    report = json.loads((trained / "report" / "report.json").read_text())
+    names = [row["name"] for row in report["rows"]]
+    uncounted = ["ddn (not counted)", "grey (not counted)"]
+    assert names == ["clean", "mine", *uncounted, "worst case"]
+    assert report["rows"][1]["correct"] == report["rows"][-1]["correct"]
+    assert report["rows"][2]["minimum_norm"]["eps"] == [0.1, 1.0]
+    assert "accuracy at l2 0.1: " in (trained / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "does not exist"),
+        ("def get_config(:", "SyntaxError"),
+        ("import nothing_of_this_name", "nothing_of_this_name"),
+        ("{}['a']", "KeyError: 'a'"),
+        ("def get_config(): raise ValueError('odd\\nlines')", "odd lines"),
+        ("def get_config(evaluation): return evaluation['a']", "KeyError: 'a'"),
+        ("get_config = 3", "no function get_config()"),
+        ("def get_config(): return [dict(name='ddn', radii=0.5)]", "`radii` must be"),
+    ],
+)
+def test_a_suite_that_fails_is_refused(refused, trained, tmp_path, content, words):
+    path = tmp_path / "own.py"
+    if content is not None:
+        path.write_text(content)
+    assert words in refused("eval.py", f"--workdir={trained}", f"--suite={path}")
+
+
 def test_the_same_command_again_changes_nothing(command, trained):
     def everything():
         return {

@@ -39,7 +39,7 @@ def build_attack(block: Block, classifier: Classifier | None = None) -> NamedAtt
     """
     given = dict(block)
     label = given.pop("label", None)
-    radii = tuple(given.pop("radii", ()))
+    radii = _radii(given.pop("radii", ()))
     counts = given.pop("counts", not radii)
     attack, parameters = _attack(given, classifier)
     norm = parameters["threat"]["name"] if radii and "threat" in parameters else None
@@ -95,14 +95,20 @@ def curve_attack(block: Block) -> Callable[[Array], Attack]:
 
 
 def _own_suite(path: Path, evaluation: Block) -> Sequence[Block]:
+    if not path.is_file():
+        raise InputError(f"`suite` {path} does not exist.")
     try:
-        get_config = runpy.run_path(str(path))["get_config"]
+        content = runpy.run_path(str(path))
+        get_config = content.get("get_config")
+        if not callable(get_config):
+            raise InputError(f"`suite` {path} has no function get_config().")
         takes_evaluation = bool(inspect.signature(get_config).parameters)
-    except FileNotFoundError as error:
-        raise InputError(f"`suite` {path} does not exist.") from error
-    except KeyError as error:
-        raise InputError(f"`suite` {path} has no function get_config().") from error
-    blocks = get_config(evaluation) if takes_evaluation else get_config()
+        blocks = get_config(evaluation) if takes_evaluation else get_config()
+    except InputError:
+        raise
+    except Exception as error:  # a suite is a program: anything may go wrong in it
+        reason = " ".join(str(error).split())
+        raise InputError(f"`suite` {path}: {type(error).__name__}: {reason}") from error
     valid = isinstance(blocks, (list, tuple)) and blocks
     if not valid or not all(isinstance(block, Mapping) for block in blocks):
         raise InputError(
@@ -110,6 +116,15 @@ def _own_suite(path: Path, evaluation: Block) -> Sequence[Block]:
             f"dict(name='fgsm', threat=...), got {type(blocks).__name__}."
         )
     return blocks
+
+
+def _radii(given: Any) -> tuple[float, ...]:
+    numbers = isinstance(given, (list, tuple)) and all(
+        isinstance(eps, (int, float)) and 0 <= eps < float("inf") for eps in given
+    )
+    if not numbers:
+        raise InputError(f"`radii` must be numbers such as (0.5,), got {given!r}.")
+    return tuple(given)
 
 
 def _attack(

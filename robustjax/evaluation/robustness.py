@@ -90,12 +90,12 @@ def evaluate(
     if total > 1 and clean.probabilities.all():
         warnings.warn(_checks.PROBABILITIES, stacklevel=2)
     results = []
-    for named in attacks:
+    for position, named in enumerate(attacks):
         if isinstance(named.attack, StagedAttack):
             run = functools.partial(
                 _staged, named, key, predict, dataset, batch_size, total, mesh
             )
-            found = run(keep_adversarial, state_dir=state_dir, log=log)
+            found = run(keep_adversarial, position, state_dir=state_dir, log=log)
         else:
             attack = _as_pytree(named.attack)
             run = functools.partial(_attacked, keep_adversarial)
@@ -215,6 +215,10 @@ def _found(correct: Array, x_adv: Array, x: Any, keep: bool) -> _Found:
 def _result(
     named: NamedAttack, found: _Found, seconds: float, **rest: Any
 ) -> AttackResult:
+    if not np.isfinite(found.l1).all():
+        raise _checks.InputError(
+            f"The attack {named.name!r} returned pixels that are not finite."
+        )
     return AttackResult(
         name=named.name,
         parameters=named.parameters,
@@ -240,6 +244,7 @@ def _staged(
     total: int,
     mesh: Mesh | None,
     keep: bool,
+    position: int,
     *,
     state_dir: Path | None,
     log: Callable[[str], None] | None,
@@ -252,7 +257,8 @@ def _staged(
         sharding.to_host,
     )
     # Every process knows the whole outcome; one of them keeps it on disk.
-    name = "".join(c if c.isalnum() else "_" for c in named.name)
+    # Two attacks may have one name, but not one position.
+    name = "".join(c if c.isalnum() else "_" for c in f"{position} {named.name}")
     kept = state_dir is not None and jax.process_count() == 1
     assert isinstance(named.attack, StagedAttack)
     x = np.asarray(as_float(jnp.asarray(dataset.images[:total])))
@@ -265,7 +271,7 @@ def _staged(
         index=dataset.index[:total],
         batch_size=batch_size,
         placement=placement,
-        state_file=state_dir / f"{name}.npz" if kept and state_dir else None,
+        state_file=state_dir / f"{name}.unfinished.npz" if kept and state_dir else None,
         log=log,
     )
     seconds = time.monotonic() - start
