@@ -99,11 +99,11 @@ def _own_suite(path: Path, evaluation: Block) -> Sequence[Block]:
         raise InputError(f"`suite` {path} does not exist.")
     try:
         content = runpy.run_path(str(path))
-        get_config = content.get("get_config")
+        get_config: Any = content.get("get_config")
         if not callable(get_config):
             raise InputError(f"`suite` {path} has no function get_config().")
         takes_evaluation = bool(inspect.signature(get_config).parameters)
-        blocks = get_config(evaluation) if takes_evaluation else get_config()
+        blocks: Any = get_config(evaluation) if takes_evaluation else get_config()
     except InputError:
         raise
     except Exception as error:  # a suite is a program: anything may go wrong in it
