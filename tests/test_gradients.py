@@ -307,3 +307,44 @@ def test_input_jacobian_keeps_double_precision_and_maps():
     many = jnp.stack([X, -X])
     mapped = jax.jit(jax.vmap(lambda x: input_jacobian(mixed_logits, x)[1]))(many)
     close(mapped[1], input_jacobian(mixed_logits, -X)[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (0, 1))])
+@pytest.mark.parametrize("shape", [(3, 3, 1, 8), (3, 3, 3, 16), (2, 5, 1, 4)])
+def test_a_small_stem_is_a_sum_of_shifts(shape, padding):
+    x = jax.random.normal(jax.random.key(0), (2, 9, 8, shape[2]))
+    kernel = jax.random.normal(jax.random.key(1), shape)
+
+    def convolved(z):
+        return jax.lax.conv_general_dilated(
+            z, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    safe = loop_safe(convolved)
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(safe)(x))
+    np.testing.assert_allclose(safe(x), convolved(x), atol=1e-5)
+    grad = lambda f: jax.grad(lambda z: jnp.sin(f(z)).sum())(x)
+    np.testing.assert_allclose(grad(safe), grad(convolved), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((3, 3, 4, 8), {}),  # too much to multiply
+        ((3, 3, 1, 64), {}),
+        ((3, 3, 1, 8), {"window_strides": (2, 2)}),
+        ((3, 3, 1, 8), {"rhs_dilation": (2, 2)}),
+    ],
+)
+def test_other_convolutions_stay(shape, options):
+    x = jax.random.normal(jax.random.key(0), (2, 9, 8, shape[2]))
+    kernel = jax.random.normal(jax.random.key(1), shape)
+    options = {"window_strides": (1, 1), "padding": "SAME", **options}
+
+    def convolved(z):
+        return jax.lax.conv_general_dilated(
+            z, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
+        )
+
+    assert "conv_general_dilated" in str(jax.make_jaxpr(loop_safe(convolved))(x))
+    np.testing.assert_allclose(loop_safe(convolved)(x), convolved(x), atol=1e-5)

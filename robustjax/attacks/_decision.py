@@ -29,7 +29,7 @@ class Start(NamedTuple):
 def decision(logits_fn: LogitsFn, y: Array, target: Array | None = None) -> Decide:
     """Whether images are misclassified, or classified as `target`."""
     nothing = lambda logits, _: jnp.zeros(logits.shape[:1])
-    climbed = _outcome.climbed(nothing, logits_fn, y, target)
+    climbed = _outcome.scored(nothing, logits_fn, y, target)
     return lambda z: climbed(z)[1]
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from robustjax import _checks
 from robustjax._checks import InputError
+from robustjax._gradients import loop_safe
 from robustjax.objectives import targeted
 from robustjax.types import Array, LogitsFn, Objective, Threat
 
@@ -83,6 +84,13 @@ def climbed(
         return objective(logits, y), judge(logits)
 
     return evaluate
+
+
+def scored(
+    objective: Objective, logits_fn: LogitsFn, y: Array, target: Array | None = None
+) -> Callable[[Array], tuple[Array, Array]]:
+    """`climbed` for loops that take no gradient: the forward pass is loop-safe."""
+    return climbed(objective, loop_safe(logits_fn), y, target)
 
 
 def check_call(

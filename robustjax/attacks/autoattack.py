@@ -91,9 +91,9 @@ def autoattack_rand(threat: Threat, attacked: LogitsFn) -> StagedAttack:
 
 
 def screen(threat: Threat) -> StagedAttack:
-    """APGD-CE and APGD-T: most of what AutoAttack finds for a third of its passes.
+    """APGD-CE and APGD-T: most of what AutoAttack finds for a fifth of its passes.
 
-    A screening, not StagedAttack: no FAB, and no Square to notice masked gradients.
+    A screening, not AutoAttack: no FAB, and no Square to notice masked gradients.
 
     Args:
       threat: Ball and box; the L-inf, L2 or L1 norm.

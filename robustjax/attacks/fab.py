@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from robustjax import _checks, _random
-from robustjax._gradients import input_gradient, input_jacobian
+from robustjax._gradients import input_gradient, input_jacobian, loop_safe
 from robustjax.attacks import _hyperplane, _outcome
 from robustjax.attacks._outcome import Closest
 from robustjax.attacks._targets import check_rank, ranked_class
@@ -257,7 +257,7 @@ def _searches(
             target = ranked_class(state.logits, label, rank)
             plane = linearise(f, p, label, target)
             moved = _mix(threat, p, x, *plane, alpha_max, overshoot)
-            is_broken = _outcome.broken(f(moved), y)
+            is_broken = _outcome.broken(loop_safe(f)(moved), y)
             wide = state.found.distance.dtype
             distance = threat.norm(moved.astype(wide) - x.astype(wide))
             found = _outcome.keep_closer(state.found, moved, distance, is_broken)

@@ -119,7 +119,7 @@ def pixel(
 
     def judged(logits_fn: LogitsFn, x: Array, y: Array, people: Array):
         """Objective and misclassification of each individual, both [B, N]."""
-        climbed = _outcome.climbed(objective, logits_fn, y)
+        climbed = _outcome.scored(objective, logits_fn, y)
 
         def one(individual: Array) -> tuple[Array, Array]:  # [B, P, 2 + C]
             return climbed(_painted(x, individual))
@@ -136,7 +136,7 @@ def pixel(
             _random.fold_in(keys, 0)
         )
         values, is_broken = judged(logits_fn, x, y, people)
-        at_x = Candidate(x, *_outcome.climbed(objective, logits_fn, y)(x))
+        at_x = Candidate(x, *_outcome.scored(objective, logits_fn, y)(x))
         best = _best(at_x, x, people, values, is_broken)
         return PixelState(*best, people, values, keys, jnp.int32(0))
 
@@ -187,7 +187,7 @@ def single_pixel(
     _checks.positive_int(num_steps=num_steps)
 
     def broken(logits_fn: LogitsFn, z: Array, y: Array) -> Array:
-        return _outcome.climbed(cross_entropy, logits_fn, y)(z)[1]
+        return _outcome.scored(cross_entropy, logits_fn, y)(z)[1]
 
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> SinglePixelState:
         _outcome.check_call(logits_fn, x, y)

@@ -75,7 +75,7 @@ def rotation_translation(
         del key  # nothing is drawn
         _outcome.check_call(logits_fn, x, y)
         _checks.image_axes(x=x)
-        clean = Candidate(x, *_outcome.climbed(objective, logits_fn, y)(x))
+        clean = Candidate(x, *_outcome.scored(objective, logits_fn, y)(x))
         return GridState(x, jnp.int32(0), clean)
 
     def step(state: GridState, logits_fn: LogitsFn, x: Array, y: Array) -> GridState:
@@ -87,7 +87,7 @@ def rotation_translation(
         x_adv = moved(
             x, at(angles, max_degrees), at(downs, max_shift), at(rights, max_shift)
         )
-        new = Candidate(x_adv, *_outcome.climbed(objective, logits_fn, y)(x_adv))
+        new = Candidate(x_adv, *_outcome.scored(objective, logits_fn, y)(x_adv))
         return GridState(x_adv, state.index + 1, _outcome.keep_worse(state.best, new))
 
     def finish(state: GridState, logits_fn: LogitsFn, x: Array, y: Array) -> Array:

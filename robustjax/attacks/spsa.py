@@ -148,13 +148,13 @@ def estimated_gradient(
         start = x
         if random_start is not None:
             start = threat.project(random_start(_random.fold_in(keys, 0), x), x)
-        is_broken = _outcome.climbed(objective, logits_fn, y)(start)[1]
+        is_broken = _outcome.scored(objective, logits_fn, y)(start)[1]
         return EstimateState(start, is_broken, rule.init(start), keys, jnp.int32(0))
 
     def step(
         state: EstimateState, logits_fn: LogitsFn, x: Array, y: Array
     ) -> EstimateState:
-        climbed = _outcome.climbed(objective, logits_fn, y)
+        climbed = _outcome.scored(objective, logits_fn, y)
         grad = estimate_gradient(
             lambda z: climbed(z)[0],
             _random.fold_in(state.keys, state.index + 1),

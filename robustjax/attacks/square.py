@@ -109,7 +109,7 @@ def square(
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> SquareState:
         _outcome.check_call(logits_fn, x, y)
         _checks.image_axes(x=x)
-        climbed = _outcome.climbed(objective, logits_fn, y)
+        climbed = _outcome.scored(objective, logits_fn, y)
         keys = _random.per_image_keys(key, x.shape[0])
         started = moves.start(_random.fold_in(keys, 0), x).astype(x.dtype)
         at_x, at_start = climbed(x), climbed(started)
@@ -127,7 +127,7 @@ def square(
         keys = _random.fold_in(state.keys, state.index + 1)
         stage = jnp.asarray(stages)[state.index]
         trial = moves.propose(keys, x, state.x_adv, stage).astype(x.dtype)
-        value, is_broken = _outcome.climbed(objective, logits_fn, y)(trial)
+        value, is_broken = _outcome.scored(objective, logits_fn, y)(trial)
         better = ~state.broken & (is_broken | (value > state.value))
         return SquareState(
             _outcome.where(better, trial, state.x_adv),

@@ -98,6 +98,7 @@ SCHEDULES = {
 SUITES = {
     "quick": suites.quick,
     "standard": suites.standard,
+    "autoattack": suites.autoattack,
     "screen": suites.screen,
     "namid_paper": suites.namid_paper,
     "wnll_paper": suites.wnll_paper,
