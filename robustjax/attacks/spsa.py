@@ -84,16 +84,18 @@ def estimate_gradient(
     def one(pair: Array) -> Array:
         along = _random.draw(_random.fold_in(keys, pair), x, sampler)
         rise = values_fn(x + distance * along) - values_fn(x - distance * along)
-        # A remainder that fills the last chunk counts for nothing.
-        slope = jnp.where(pair < num_pairs, rise.astype(x.dtype) / (2 * distance), 0.0)
+        slope = rise.astype(x.dtype) / (2 * distance)
         return slope.reshape(-1, *(1,) * (x.ndim - 1)) * along
 
-    def add(total: Array, chunk: Array) -> tuple[Array, None]:
-        pairs = chunk * chunk_size + jnp.arange(chunk_size, dtype=jnp.int32)
+    def add(total: Array, pairs: Array) -> tuple[Array, None]:
         return total + jax.vmap(one)(pairs).sum(axis=0), None
 
-    chunks = jnp.arange(-(-num_pairs // chunk_size), dtype=jnp.int32)
+    pairs = jnp.arange(num_pairs, dtype=jnp.int32)
+    whole = num_pairs - num_pairs % chunk_size
+    chunks = pairs[:whole].reshape(-1, chunk_size)
     total, _ = jax.lax.scan(add, jnp.zeros_like(x), chunks)
+    if whole < num_pairs:
+        total, _ = add(total, pairs[whole:])
     return total / num_pairs
 
 
