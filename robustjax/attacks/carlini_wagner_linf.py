@@ -28,7 +28,7 @@ class CarliniWagnerLinfState(NamedTuple):
 
     Attributes:
       x_adv: The last iterate, [B, ...].
-      w: The same before tanh; the next round starts there.
+      w: The same before tanh.
       tau: The bound on pixels that is free, [B].
       constant: c, [B].
       slack: Margin that makes a success clear, [B].
@@ -64,7 +64,7 @@ def carlini_wagner_linf(
     tau_factor: float = 0.9,
     smallest_tau: float = 1 / 255,
     step_size: float = 0.01,
-    abort_early: bool = False,
+    abort_early: bool = True,
     target: Array | None = None,
 ) -> IteratedAttack:
     """The L-inf attack: small adversarial perturbations, per image.
@@ -72,16 +72,17 @@ def carlini_wagner_linf(
     Minimises sum_i max(|x'_i - x_i| - tau, 0) + c max(-margin(x'), 0) over w by Adam,
     where x' = (tanh(w) + 1) / 2. tau starts at the width of the box. A round that finds
     a point nearer than any before takes tau to `tau_factor` times its distance (or
-    times tau, if that is less); another multiplies c by `constant_factor`. Rounds
-    start where the last one ended. An image is done when tau or c reaches its limit.
-    See "Towards Evaluating the Robustness of Neural Networks" (Carlini and Wagner,
-    2017), section VI.
+    times tau, if that is less); another multiplies c by `constant_factor`. A round
+    starts at the last iterate of the one before, clipped to tau around x. An image is
+    done when tau or c reaches its limit. See "Towards Evaluating the Robustness of
+    Neural Networks" (Carlini and Wagner, 2017), section VI.
 
-    Differences from the authors' code: they double c and start again inside one round
-    of tau, which is the same sequence. They end a round once its loss is below
-    c / 10,000 (`abort_early=True`), which is faster and leaves larger perturbations,
-    most of all on black and white pixels, where tanh is flat. Success takes a margin of
-    1e-4 of that at x, or another compilation of the model would take part of it back.
+    Differences from the authors' code: they go on with Adam's moments where c was
+    doubled. They clip a start only to a millionth inside the box; but tanh is flat
+    there, so that a pixel that has gone to the other end can hardly come back, and all
+    later rounds fail. On MNIST with 100 steps clipping to tau lowers the median
+    distance by a fifth. Success takes a margin of 1e-4 of that at x, or another
+    compilation of the model would take part of it back.
 
     The default of `search_steps` never binds: 53 rounds take tau from 1 to 1/255 and 21
     take c to its limit. Rounds of images that are done cost nothing. A step of this
@@ -98,7 +99,8 @@ def carlini_wagner_linf(
       tau_factor: Of tau, below 1.
       smallest_tau: From which on an image is done, in the units of the pixels.
       step_size: Adam's.
-      abort_early: Whether a round of an image ends when its loss is below c / 10,000.
+      abort_early: Whether a round of an image ends when its loss is below c / 10,000;
+        without it perturbations are no smaller.
       target: Classes [B] to reach; None for any but the label.
 
     Returns:
@@ -173,11 +175,12 @@ def carlini_wagner_linf(
     ) -> CarliniWagnerLinfState:
         active = (state.tau > smallest_tau) & (state.constant < largest_constant)
         active &= state.found.distance > 0
-        moments = _tanh_adam.no_moments(state.w)
+        w = _outcome.where(active, _drawn_near(state, x, threat.bounds), state.w)
+        moments = _tanh_adam.no_moments(w)
         done = jax.lax.while_loop(
             lambda carry: (carry.index < num_steps) & carry.active.any(),
             lambda carry: descend(carry, logits_fn, x, y, state),
-            _Descent(state.w, moments, state.found, active, jnp.int32(0)),
+            _Descent(w, moments, state.found, active, jnp.int32(0)),
         )
         better = done.found.distance < state.found.distance
         tau = tau_factor * jnp.minimum(state.tau, done.found.distance)
@@ -197,6 +200,20 @@ def carlini_wagner_linf(
         return _outcome.within(threat, state.found, x)
 
     return IteratedAttack(init, step, finish, search_steps)
+
+
+def _drawn_near(
+    state: CarliniWagnerLinfState, x: Array, bounds: tuple[float, float]
+) -> Array:
+    """The w of the last iterate, clipped to tau around x.
+
+    What else goes far beyond tau stays there: tanh is flat at the bounds, and single
+    precision soon has no gradient at all.
+    """
+    wide = x.astype(state.w.dtype)
+    tau = state.tau.reshape(-1, *[1] * (x.ndim - 1))
+    delta = _tanh_adam.to_pixels(state.w, bounds) - wide
+    return _tanh_adam.from_pixels(wide + jnp.clip(delta, -tau, tau), bounds)
 
 
 def _beyond(delta: Array, tau: Array) -> Array:

@@ -72,7 +72,8 @@ def ead(
     step_size: float = 1e-2,
     confidence: float = 0.0,
     decision: Callable[[Array], Array] | None = None,
-    abort_early: bool = True,
+    shrink_only: bool = False,
+    abort_early: bool = False,
     target: Array | None = None,
 ) -> IteratedAttack:
     """The elastic-net attack: small, sparse perturbations, per image.
@@ -88,12 +89,14 @@ def ead(
     `carlini_wagner`. See "EAD: Elastic-Net Attacks to Deep Neural Networks via
     Adversarial Examples" (Chen et al., 2018), algorithm 1.
 
-    Differences from the authors' code: an image stops moving when its own loss has
-    fallen by less than 0.01 % in a tenth of the steps (they watch the sum over the
-    batch), and a round ends when all have; success takes a margin of `confidence` plus
-    1e-4 of that at x, or another compilation of the model would take part of it back;
-    an image that is adversarial as it is comes back as it is. A step of this
-    `IteratedAttack` is a whole round.
+    Differences from the authors' code: all steps are made. They stop at a tenth of the
+    steps in which the loss of the batch fell by less than 0.01 %; `abort_early=True` is
+    that for each image by itself, and a round ends when all have stopped. But the
+    loss of a round that succeeds goes up and down, so that it saves less than half of
+    the time and leaves L1 norms 6 % larger (MNIST, 5 rounds of 200 steps). Success
+    takes a margin of `confidence` plus 1e-4 of that at x, or another compilation of the
+    model would take part of it back; an image that is adversarial as it is comes back
+    as it is. A step of this `IteratedAttack` is a whole round.
 
     Args:
       threat: L1 or L2: the box, and in `eps` the largest distance that counts as found;
@@ -108,6 +111,9 @@ def ead(
       decision: Which of the adversarial points is returned, the one where this function
         of the perturbation, [B, ...] -> [B], is least. None is the paper's EN rule,
         ||.||_2^2 + beta ||.||_1; `threats.l1(0.0).norm` its L1 rule.
+      shrink_only: Whether points with the margin aimed at make no gradient step and are
+        only shrunk, as in the Adversarial Robustness Toolbox. On MNIST that lowers the
+        median of the L1 rule by 3 % and raises that of the EN rule by 7 %.
       abort_early: Whether images stop that make no progress.
       target: Classes [B] to reach; None for any but the label.
 
@@ -150,14 +156,17 @@ def ead(
         carry: _Descent, logits_fn: LogitsFn, x: Array, y: Array, search: ConstantSearch
     ) -> _Descent:
         constant, least = search.constant, confidence + search.slack
+        goal = least + search.slack
         climbed = _outcome.climbed(margin, logits_fn, y, target)
 
-        def smooth(z: Array) -> tuple[Array, None]:
+        def smooth(z: Array) -> tuple[Array, Array]:
             value = climbed(z)[0].astype(constant.dtype)
-            penalty = constant * _constant_search.hinge(value, least + search.slack)
-            return _constant_search.square_norm(z - x) + penalty, None
+            penalty = constant * _constant_search.hinge(value, goal)
+            return _constant_search.square_norm(z - x) + penalty, value
 
-        loss, _, grad = input_gradient(smooth, carry.ahead)
+        loss, value, grad = input_gradient(smooth, carry.ahead)
+        if shrink_only:
+            grad = _outcome.where(value <= goal, grad, jnp.zeros_like(grad))
         checked, active = carry.checked, carry.active
         if abort_early:
             due = carry.index % period == 0

@@ -47,7 +47,7 @@ def l1_distance(x, y):
 
 
 def test_a_large_beta_comes_near_the_l1_distance():
-    attack = ead(FREE, num_steps=300, beta=0.01, decision=FREE.norm, abort_early=False)
+    attack = ead(FREE, num_steps=300, beta=0.01, decision=FREE.norm)
     x_adv = run(attack)
     flat = np.asarray(X).reshape(5, -1)
     true = np.array([l1_distance(x, y) for x, y in zip(flat, Y, strict=True)])
@@ -65,9 +65,10 @@ def test_without_beta_it_is_an_l2_attack():
     assert (l2(x_adv - X) <= true * 1.05).all()
 
 
-def reference(x, y, hidden, head, rounds, steps, constant, beta, rate, kappa, target):
+def reference(x, y, hidden, head, rounds, kappa, target, shrink_only, abort):
     """The same algorithm for one image, with derivatives by hand, EN rule."""
     goal, sign = (y, 1.0) if target is None else (target, -1.0)
+    steps, constant, beta, rate = 20, 0.2, 0.02, 0.1
 
     def margin_and_slope(pixels):
         features = np.tanh(pixels @ hidden)
@@ -90,12 +91,13 @@ def reference(x, y, hidden, head, rounds, steps, constant, beta, rate, kappa, ta
         for k in range(steps):
             value, slope = margin_and_slope(ahead)
             total = ((ahead - x) ** 2).sum() + constant * max(kappa - value, 0)
-            if k % max(1, steps // 10) == 0:
+            if abort and k % 2 == 0:  # tenths of 20 steps
                 if total > 0.9999 * before:
                     break
                 before = total
             pull = 2 * (ahead - x) - (constant * slope if value < kappa else 0)
-            z = ahead - rate * np.sqrt(1 - k / steps) * pull
+            moves = value <= kappa or not shrink_only
+            z = ahead - moves * rate * np.sqrt(1 - k / steps) * pull
             shrunk = np.where(z - x > beta, np.minimum(z - beta, 1), x)
             shrunk = np.where(z - x < -beta, np.maximum(z + beta, 0), shrunk)
             ahead, now = shrunk + k / (k + 3) * (shrunk - now), shrunk
@@ -114,10 +116,15 @@ def reference(x, y, hidden, head, rounds, steps, constant, beta, rate, kappa, ta
 
 
 @pytest.mark.parametrize(
-    ("rounds", "kappa", "use_target"),
-    [(4, 0.0, False), (10, 0.2, False), (4, 0.1, True)],
+    ("rounds", "kappa", "use_target", "shrink_only", "abort"),
+    [
+        (4, 0.0, False, False, False),
+        (10, 0.2, False, False, True),
+        (4, 0.1, True, True, False),
+        (4, 0.0, False, True, True),
+    ],
 )
-def test_it_is_the_reference(rounds, kappa, use_target):
+def test_it_is_the_reference(rounds, kappa, use_target, shrink_only, abort):
     rng = np.random.default_rng(0)
     hidden, head = rng.normal(size=(12, 6)), rng.normal(size=(6, 4))
     x = rng.uniform(size=(6, 12))
@@ -134,6 +141,8 @@ def test_it_is_the_reference(rounds, kappa, use_target):
             initial_constant=0.2,
             step_size=0.1,
             confidence=kappa,
+            shrink_only=shrink_only,
+            abort_early=abort,
             target=None if target is None else jnp.asarray(target),
         )
         images = jnp.asarray(x).reshape(6, 3, 4, 1)
@@ -142,7 +151,7 @@ def test_it_is_the_reference(rounds, kappa, use_target):
     for i in range(6):
         goal = None if target is None else target[i]
         expected = reference(
-            x[i], y[i], hidden, head, rounds, 20, 0.2, 0.02, 0.1, kappa, goal
+            x[i], y[i], hidden, head, rounds, kappa, goal, shrink_only, abort
         )
         np.testing.assert_allclose(found[i], expected, atol=1e-9)
     assert not np.array_equal(found, x)

@@ -428,7 +428,7 @@ MINIMUM = [
             "ead",
             l1(EVERYWHERE),
             **dict(num_steps=200, search_steps=5, initial_constant=0.1),
-            decision=threats.l1(0.0).norm,
+            **dict(decision=threats.l1(0.0).norm, shrink_only=True),
         ),
         NORM_L1,
         {
@@ -461,21 +461,19 @@ SCORES = [
         images=64,
     ),
     Row(
-        "Boundary, 1000 steps",
-        attack("boundary", l2(EVERYWHERE), num_steps=1000),
+        "Boundary, 1150 queries",
+        attack("boundary", l2(EVERYWHERE), num_steps=940),
         NORM_L2,
         {
             "Foolbox": foolbox("BoundaryAttack", steps=1000),
-        },
-        {
             "ART": art(
                 "BoundaryAttack",
-                **dict(targeted=False, max_iter=50, num_trial=20, sample_size=1),
+                **dict(targeted=False, max_iter=290, num_trial=20, sample_size=1),
                 **dict(verbose=False, batch_size=32),
             ),
         },
         images=32,
-        note="ART: up to 20 + 20 trials in each of 50 steps",
+        note="queries per image: ours 1,140, Foolbox 1,157, ART about 1,120",
     ),
     Row(
         "HopSkipJump L2, 10 steps",
