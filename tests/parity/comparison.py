@@ -498,6 +498,7 @@ SCORES = [
             ),
         },
         images=32,
+        starts=3,
     ),
     Row(
         "Pixel, 5 pixels, 20 x 50",
