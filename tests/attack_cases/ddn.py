@@ -7,6 +7,6 @@ CASES = {
     "ddn": AttackCase(
         lambda t: ddn(t, num_steps=4, initial_radius=0.4),
         threats=("l2",),
-        representative=True,
+        representative=False,
     ),
 }

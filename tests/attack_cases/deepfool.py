@@ -7,6 +7,6 @@ CASES = {
     "deepfool": AttackCase(
         lambda t: deepfool(t, num_steps=4, num_candidates=3),
         threats=("linf", "l2"),
-        representative=True,
+        representative=False,
     ),
 }

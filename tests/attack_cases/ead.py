@@ -9,6 +9,6 @@ CASES = {
             t, num_steps=4, search_steps=2, initial_constant=10.0, step_size=0.05
         ),
         threats=("l2", "l1"),
-        representative=True,
+        representative=False,
     ),
 }

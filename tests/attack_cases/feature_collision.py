@@ -28,5 +28,5 @@ def _collision(threat):
 
 
 CASES = {
-    "feature-collision": AttackCase(_collision, iterated=False, representative=True)
+    "feature-collision": AttackCase(_collision, iterated=False, representative=False)
 }

@@ -10,7 +10,7 @@ CASES = {
         bounded=False,
         iterated=False,
         maps_over_eps=False,
-        representative=True,
+        representative=False,
     ),
     "jsma-single": AttackCase(
         lambda t: jsma(theta=-0.5, gamma=0.1, pairs=False),
