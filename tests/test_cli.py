@@ -380,7 +380,7 @@ def test_a_used_directory_is_left_as_it_was(command, refused, trained):
         ("--attack.foo=1", "attack.foo"),
         ("--attack.norm=l3", "`threat name`"),
         ("--attack.num_steps=0", "`num_steps`"),
-        ("--suite=slow", "`suite` must be one of 'quick'"),
+        ("--suite=slow", "`suite` must be one of quick"),
         ("--num_examples=598", "at most 597"),
         ("--batch_size=0", "`batch_size`"),
         ("--curve=0.2,0.1", "--curve"),
