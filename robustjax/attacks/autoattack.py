@@ -80,8 +80,9 @@ def autoattack_rand(threat: Threat, attacked: LogitsFn) -> StagedAttack:
       InputError: the threat's norm is L1.
 
     Example:
+      >>> import jax
       >>> from robustjax import attacks, threats
-      >>> noisy = lambda keys, x: x + 0.1 * jax.vmap(jax.random.normal)(keys)[:, None]
+      >>> noisy = lambda keys, x: x + jax.vmap(jax.random.normal)(keys)[:, None]
       >>> climbed = attacks.expectation(noisy, jax.random.key(0), 20)
       >>> [s.name for s in autoattack_rand(threats.linf(0.1), climbed).stages(10)]
       ['APGD-CE', 'APGD-DLR']
