@@ -51,7 +51,8 @@ def offset_to_plane(
     usable = (scale > 0) & jnp.isfinite(scale) & jnp.isfinite(height)
     unit = jnp.where(usable, flat_w / jnp.where(usable, scale, 1.0), 0.0)
     height = jnp.where(usable, height / jnp.where(usable, scale, 1.0), 0.0)
-    sign = -jnp.sign(unit) * jnp.sign(height)
+    # Of `w` itself: in `unit` the smallest coordinates may have become zero.
+    sign = jnp.where(usable, -jnp.sign(flat_w) * jnp.sign(height), 0.0)
     room = jnp.where(sign > 0, high - flat_q, flat_q - low)
     room = jnp.where(sign == 0, 0.0, jnp.maximum(room, 0.0))
     size, height = jnp.abs(unit), jnp.abs(height)

@@ -1,6 +1,7 @@
 import json
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -156,10 +157,15 @@ def test_evaluation_sees_the_first_examples_once(make, batch_size, num_examples)
 
 
 def test_evaluation_batches_compile_once(make):
-    total = jax.jit(lambda batch: (batch.x[:, 0, 0, 0] * batch.valid).sum())
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def total(batch):
+        return (batch.x[:, 0, 0, 0] * batch.valid).sum()
+
     values = [int(total(b)) for b in evaluation_batches(make.numbered(10), 4)]
     assert values == [6, 22, 17]
-    assert total._cache_size() == 1
 
 
 @pytest.mark.parametrize("count", [0, 21, 2.5])
