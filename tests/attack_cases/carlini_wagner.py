@@ -11,7 +11,7 @@ CASES = {
             t, num_steps=4, search_steps=2, initial_constant=10.0, step_size=0.1
         ),
         threats=("l2",),
-        representative=False,
+        representative=True,
     ),
     "carlini-wagner-linf": AttackCase(
         lambda t: carlini_wagner_linf(

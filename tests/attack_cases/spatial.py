@@ -12,7 +12,7 @@ CASES = {
     "rotation-translation": AttackCase(
         lambda _: rotation_translation(max_shift=1.0, num_angles=3, num_shifts=2),
         **_ANY,
-        representative=False,
+        representative=True,
     ),
     "wasserstein-pgd": AttackCase(
         lambda t: wasserstein_pgd(

@@ -10,7 +10,7 @@ CASES = {
         lambda t: universal(t, num_steps=3, step_size=t.eps / 2),
         independent=False,
         breaks=False,
-        representative=False,
+        representative=True,
     ),
 }
 

@@ -11,7 +11,7 @@ from robustjax.attacks.feature_collision import (
     feature_collision,
 )
 
-pytestmark = [pytest.mark.usefixtures("compile_quickly"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 X = jax.random.uniform(KEYS[0], (4, 6, 5, 1), minval=0.3, maxval=0.7)

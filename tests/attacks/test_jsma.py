@@ -8,7 +8,7 @@ import pytest
 from robustjax import InputError
 from robustjax.attacks.jsma import _best_pair, jsma
 
-pytestmark = [pytest.mark.usefixtures("compile_quickly"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 RNG = np.random.default_rng(0)
 HIDDEN, HEAD = RNG.normal(size=(12, 7)), RNG.normal(size=(7, 4))

@@ -8,7 +8,7 @@ import pytest
 from robustjax import InputError
 from robustjax.attacks.rotation_translation import moved, rotation_translation
 
-pytestmark = [pytest.mark.usefixtures("compile_quickly"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 KEYS = jax.random.split(jax.random.key(0))
 X = jax.random.uniform(KEYS[0], (5, 6, 7, 2))

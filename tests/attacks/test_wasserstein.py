@@ -9,7 +9,7 @@ from robustjax import InputError
 from robustjax.attacks import wasserstein
 from robustjax.attacks.wasserstein import wasserstein_pgd
 
-pytestmark = [pytest.mark.usefixtures("compile_quickly"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 KEYS = jax.random.split(jax.random.key(0))
 X = jax.random.uniform(KEYS[0], (3, 5, 4, 2), maxval=0.9).at[0, 0, 0, 0].set(0.0)
