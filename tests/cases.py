@@ -1,30 +1,12 @@
 """The lists whose product the shared tests run over: add a name, get all guarantees."""
 
+import importlib
+import pkgutil
+
+import attack_cases
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from attack_cases import (
-    apgd,
-    carlini_wagner,
-    combine,
-    ddn,
-    decision,
-    deepfool,
-    ead,
-    fab,
-    feature_collision,
-    fmn,
-    gradient,
-    jsma,
-    momentum,
-    noise,
-    pixel,
-    spatial,
-    spsa,
-    square,
-    staged,
-    universal,
-)
 
 from robustjax import attacks, defenses, models, objectives, threats
 from robustjax.types import Batch
@@ -36,28 +18,10 @@ THREATS = {
     "l1": (lambda eps, **kw: threats.l1(eps, sparsity=0.3, **kw), 1.0),
 }
 
-# Name -> case; the families are in `attack_cases`.
+# Name -> case; every file of `attack_cases` is a family.
 _FAMILIES = (
-    apgd,
-    carlini_wagner,
-    combine,
-    ddn,
-    decision,
-    deepfool,
-    ead,
-    fab,
-    feature_collision,
-    fmn,
-    gradient,
-    jsma,
-    momentum,
-    noise,
-    pixel,
-    spatial,
-    spsa,
-    square,
-    staged,
-    universal,
+    importlib.import_module(f"attack_cases.{module.name}")
+    for module in pkgutil.iter_modules(attack_cases.__path__)
 )
 ATTACKS = {name: case for family in _FAMILIES for name, case in family.CASES.items()}
 

@@ -52,7 +52,6 @@ from robustjax.attacks.momentum import di_fgsm as di_fgsm
 from robustjax.attacks.momentum import ni_fgsm as ni_fgsm
 from robustjax.attacks.momentum import si_ni_fgsm as si_ni_fgsm
 from robustjax.attacks.momentum import ti_dim as ti_dim
-from robustjax.attacks.momentum import transferable as transferable
 from robustjax.attacks.momentum import vmi_fgsm as vmi_fgsm
 from robustjax.attacks.noise import gaussian_noise as gaussian_noise
 from robustjax.attacks.noise import grey as grey
@@ -72,6 +71,7 @@ from robustjax.attacks.staged import Placement as Placement
 from robustjax.attacks.staged import Stage as Stage
 from robustjax.attacks.staged import StagedAttack as StagedAttack
 from robustjax.attacks.staged import StageOutcome as StageOutcome
+from robustjax.attacks.transferable import transferable as transferable
 from robustjax.attacks.universal import apply_perturbation as apply_perturbation
 from robustjax.attacks.universal import universal as universal
 from robustjax.attacks.universal import universal_perturbation as universal_perturbation

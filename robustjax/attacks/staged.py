@@ -157,22 +157,22 @@ class StagedAttack:
         judge, rows = _pytree(logits_fn), _rows(key, x, y, index)
         climbed = judge if self.attacked is None else _pytree(self.attacked)
         count = len(rows.y)
-        devices = placement.devices
-        largest = devices * math.ceil(max(1, min(batch_size, count)) / devices)
+        largest = _multiple(min(batch_size, count), placement.devices)
         take = functools.partial(_take, rows, placement, largest)
         blocks = functools.partial(_blocks, largest)
 
         clean = np.zeros(count, bool)
         for chosen in blocks(np.ones(count, bool)):
-            batch = take(chosen)
-            clean[chosen] = placement.fetch(_correct(judge, batch))[: len(chosen)]
-        batch = take(np.arange(min(count, largest)))
+            right = placement.fetch(_correct(judge, take(chosen)))
+            clean[chosen] = right[: len(chosen)]
+        first = min(count, largest)
+        batch = take(np.arange(first))
         num_classes, warnings = diagnose(
             climbed,
             judge,
             batch.x,
             batch.y,
-            count=min(count, largest),
+            count=first,
             bounds=self.threat.bounds,
             fetch=placement.fetch,
         )
@@ -186,28 +186,17 @@ class StagedAttack:
         while work.stage < len(stages):
             stage = stages[int(work.stage)]
             for chosen in blocks(work.pending):
-                start = time.monotonic()
+                start, size = time.monotonic(), len(chosen)
                 position = (np.uint32(work.stage), np.uint32(work.round))
-                is_broken, x_adv = placement.fetch(
-                    _attacked(
-                        stage.attack,
-                        self.threat,
-                        str(jax.random.key_impl(key)),
-                        position,
-                        climbed,
-                        judge,
-                        take(chosen),
-                    )
-                )
-                size = len(chosen)
+                static = (stage.attack, self.threat, str(jax.random.key_impl(key)))
+                result = _attacked(*static, position, climbed, judge, take(chosen))
+                is_broken, x_adv = placement.fetch(result)
                 seconds = time.monotonic() - start
                 work.record(chosen, is_broken[:size], x_adv[:size], seconds)
                 file.save(work)
-            if log is not None and work.round == stage.rounds - 1:
-                log(
-                    f"{stage.name}: {work.correct.mean():.2%}, "
-                    f"{work.seconds[int(work.stage)]:.0f} s"
-                )
+            if log and work.round == stage.rounds - 1:
+                spent = work.seconds[int(work.stage)]
+                log(f"{stage.name}: {work.correct.mean():.2%}, {spent:.0f} s")
             work.next_round(stage.rounds)
             file.save(work, now=True)
         file.remove()
@@ -295,6 +284,10 @@ def _take(rows: _Rows, placement: Placement, largest: int, chosen: np.ndarray) -
     missing = min(largest, _bucket(len(chosen), placement.devices)) - len(chosen)
     padded = np.concatenate([chosen, np.repeat(chosen[:1], missing)])
     return placement.place(jax.tree.map(lambda part: part[padded], rows))
+
+
+def _multiple(count: int, devices: int) -> int:
+    return devices * math.ceil(count / devices)
 
 
 def _blocks(size: int, wanted: np.ndarray) -> Iterator[np.ndarray]:

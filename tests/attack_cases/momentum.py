@@ -3,10 +3,11 @@
 from attack_cases import AttackCase
 from robustjax.attacks import momentum
 from robustjax.attacks.input_diversity import gaussian_kernel, resize_and_pad
+from robustjax.attacks.transferable import transferable
 
 CASES = {
     "transferable": AttackCase(
-        lambda t: momentum.transferable(
+        lambda t: transferable(
             t,
             num_steps=2,
             nesterov=True,

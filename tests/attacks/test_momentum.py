@@ -12,6 +12,7 @@ from robustjax.attacks.input_diversity import (
     resize_and_pad,
     smoothed,
 )
+from robustjax.attacks.transferable import transferable
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -63,10 +64,10 @@ def unit(grad):
 def test_with_everything_off_it_is_mi_fgsm(name):
     threat = {"linf": threats.linf, "l2": threats.l2, "l1": threats.l1}[name](0.2)
     options = {"num_steps": 3, "step_size": 0.1, "momentum": 0.9}
-    ours = run(momentum.transferable(threat, **options))
+    ours = run(transferable(threat, **options))
     np.testing.assert_array_equal(ours, run(attacks.mi_fgsm(threat, **options)))
     # Options that do nothing: a kernel of one point, no resizing, one scale.
-    idle = momentum.transferable(
+    idle = transferable(
         threat,
         **options,
         smoothing_kernel=gaussian_kernel(1),
@@ -79,9 +80,7 @@ def test_the_released_settings_of_namid_resize_nothing():
     threat = threats.linf(EPS)
     options = {"num_steps": 3, "step_size": 0.007, "momentum": 0.1}
     released = run(momentum.ti_dim(threat, **options, low=1.0, high=1.0))
-    smooth = momentum.transferable(
-        threat, **options, smoothing_kernel=gaussian_kernel(15, 3.0)
-    )
+    smooth = transferable(threat, **options, smoothing_kernel=gaussian_kernel(15, 3.0))
     np.testing.assert_allclose(released, run(smooth), atol=1e-6)
 
 
@@ -102,7 +101,7 @@ def test_scales_average_the_gradients_of_darker_copies():
         grads = [numpy_gradient(x / 2**i) / 2**i for i in range(3)]
         return g + unit(sum(grads))
 
-    attack = momentum.transferable(
+    attack = transferable(
         threats.linf(EPS), num_steps=STEPS, step_size=STEP, num_scales=3
     )
     np.testing.assert_allclose(run(attack), numpy_attack(direction), atol=1e-5)
@@ -129,7 +128,7 @@ def test_smoothing_shapes_the_step():
         grad = np.einsum("hi,wj,bijc->bhwc", band(6), band(5), numpy_gradient(x))
         return g + unit(grad)
 
-    attack = momentum.transferable(
+    attack = transferable(
         threats.linf(EPS),
         num_steps=STEPS,
         step_size=STEP,
@@ -164,7 +163,7 @@ def test_variance_is_the_neighbours_mean_less_the_gradient():
     objective = lambda logits, y: -logits[:, 0]
 
     def variance(count, neighborhood):
-        attack = momentum.transferable(
+        attack = transferable(
             threats.linf(0.1),
             num_neighbors=count,
             neighborhood=neighborhood,
@@ -195,7 +194,7 @@ def test_diversity_draws_per_image_and_per_step():
         jax.debug.callback(lambda d: seen.append(np.asarray(d)), draws)
         return x * (1 + 0 * draws[:, None, None, None])
 
-    attack = momentum.transferable(
+    attack = transferable(
         threats.linf(0.1), num_steps=2, num_scales=2, diversity=diversity
     )
     run(attack)
@@ -207,7 +206,7 @@ def test_diversity_draws_per_image_and_per_step():
 
 @pytest.mark.parametrize("threat", [threats.linf(0.1), threats.l2(0.5)])
 def test_a_zero_gradient_leaves_the_images_as_they_are(threat):
-    attack = momentum.transferable(
+    attack = transferable(
         threat,
         num_steps=2,
         nesterov=True,
@@ -231,7 +230,7 @@ def test_a_convolution_runs_in_every_option():
         )
         return jnp.tanh(out).mean((1, 2)) * 20
 
-    attack = momentum.transferable(
+    attack = transferable(
         threats.linf(0.1),
         num_steps=3,
         nesterov=True,
@@ -260,4 +259,4 @@ def test_a_convolution_runs_in_every_option():
 )
 def test_errors(options, message):
     with pytest.raises(InputError, match=message):
-        momentum.transferable(threats.linf(0.1), **options)
+        transferable(threats.linf(0.1), **options)
