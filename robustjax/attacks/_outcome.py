@@ -12,6 +12,8 @@ from robustjax._gradients import loop_safe
 from robustjax.objectives import targeted
 from robustjax.types import Array, LogitsFn, Objective, Threat
 
+_BEYOND = 1e-5  # a share of the distance
+
 
 class Candidate(NamedTuple):
     """A point per image, with how well it serves the attacker.
@@ -57,6 +59,18 @@ def keep_closer(old: Closest, x_adv: Array, distance: Array, is_broken: Array):
 def within(threat: Threat, found: Closest, x: Array) -> Array:
     """The points found at a distance of at most `eps`, and x for the other images."""
     return where(found.distance <= threat.eps, found.x_adv, x)
+
+
+def moved_on(threat: Threat, found: Closest, x: Array) -> Closest:
+    """`found`, by a little further from x where `eps` leaves the room.
+
+    A search that projects or bisects ends so near to the boundary that the rounding
+    errors of another compilation of the model take a part of it back.
+    """
+    start, end = (a.astype(found.distance.dtype) for a in (x, found.x_adv))
+    points = jnp.clip(start + (1 + _BEYOND) * (end - start), *threat.bounds)
+    has_room = found.distance * (1 + 2 * _BEYOND) <= threat.eps
+    return found._replace(x_adv=where(has_room, points.astype(x.dtype), found.x_adv))
 
 
 def climbed(

@@ -269,7 +269,8 @@ def _searches(
 
     def finish(state: FabState, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         del logits_fn, y
-        return _outcome.within(threat, state.found, x)
+        found = _outcome.moved_on(threat, state.found, x)
+        return _outcome.within(threat, found, x)
 
     return IteratedAttack(
         _begin,

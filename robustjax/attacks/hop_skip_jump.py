@@ -169,7 +169,8 @@ def hop_skip_jump(
         state: HopSkipJumpState, logits_fn: LogitsFn, x: Array, y: Array
     ) -> Array:
         del logits_fn, y
-        return _outcome.within(threat, state.found, x)
+        found = _outcome.moved_on(threat, state.found, x)
+        return _outcome.within(threat, found, x)
 
     return IteratedAttack(init, step, finish, num_steps)
 

@@ -196,13 +196,36 @@ def test_only_what_lies_within_eps_counts(norm):
     assert distance[2] == 0  # misclassified already
     assert (jnp.delete(distance, 2) > 0).all()
     assert (logits_fn(free).argmax(axis=1) != y).all()
-    eps = jnp.sort(distance)[3]
+    eps = jnp.sort(distance)[3:5].mean()
     some = run(eps)
     within = (distance <= eps).reshape(-1, 1, 1, 1)
     np.testing.assert_array_equal(some, jnp.where(within, free, x))
     per_image = run(jnp.where(jnp.arange(6) % 2 == 0, 10.0, 0.0))
     np.testing.assert_array_equal(per_image[::2], free[::2])
     np.testing.assert_array_equal(per_image[1::2], x[1::2])
+
+
+@every_norm
+def test_results_are_clear_of_rounding_where_eps_leaves_the_room(norm):
+    x, y = jnp.float32(X), jnp.asarray(Y)
+    threat = UNBOUNDED[norm].with_eps(1.0 if norm == "linf" else jnp.inf)
+    attack = fab(threat, num_steps=8)
+
+    @jax.jit
+    def run(eps):
+        held = fab(threat.with_eps(eps), num_steps=8)
+        state = attack.init(jax.random.key(0), logits_fn, x, y)
+        for _ in range(8):
+            state = attack.step(state, logits_fn, x, y)
+        return state.found, held.finish(state, logits_fn, x, y)
+
+    found, free = run(threat.eps)
+    # Coordinates that end on the box stay there.
+    expected = np.clip(x + 1.00001 * (found.x_adv - x), 0, 1)
+    np.testing.assert_allclose(free, expected, rtol=0, atol=1e-7)
+    assert (threat.norm(free - x) >= found.distance * (1 - 1e-6)).all()
+    _, tight = run(found.distance)
+    np.testing.assert_array_equal(tight, found.x_adv)
 
 
 @every_norm

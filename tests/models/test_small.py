@@ -1,9 +1,11 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from robustjax import InputError, models
+from robustjax.models import layers
 
 DIGITS = jax.random.uniform(jax.random.key(0), (3, 8, 8, 1))
 MNIST = jax.random.uniform(jax.random.key(0), (2, 28, 28, 1))
@@ -38,6 +40,22 @@ def test_small_cnn_is_the_network_it_says():
     np.testing.assert_allclose(out.features["features"], hidden, atol=1e-5)
     np.testing.assert_allclose(out.logits, logits, atol=1e-5)
     assert flat.shape == (3, 512)
+
+
+def test_pooling_is_the_window_reduction_ties_and_all():
+    x = jax.random.randint(jax.random.key(0), (2, 7, 8, 3), 0, 3).astype(float)
+    weights = jax.random.uniform(jax.random.key(1), (2, 3, 4, 3))
+
+    def both(pool):
+        return jax.value_and_grad(lambda z: (weights * pool(z)).sum())(x)
+
+    windows = lambda z: nn.max_pool(z, (2, 2), (2, 2))
+    ours, reference = map(both, (layers.max_pool2, windows))
+    np.testing.assert_allclose(ours[0], reference[0], rtol=1e-6)
+    np.testing.assert_array_equal(ours[1], reference[1])
+    for place in np.ndindex(2, 2):
+        pooled = layers.max_pool2(jnp.zeros((1, 2, 2, 1)).at[0, *place].set(jnp.nan))
+        assert np.isnan(pooled).all()
 
 
 def test_every_documented_path_of_small_cnn():
