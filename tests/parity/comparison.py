@@ -34,8 +34,8 @@ class Measure(NamedTuple):
 class Row(NamedTuple):
     """One line; `peers` decide, `others` are shown.
 
-    Where chance moves a single run by a few images, the best of several `starts` per
-    image counts, for ours and the peers alike.
+    Where chance moves a single run by a few images, the mean over several `starts`
+    counts, for ours and the peers alike.
     """
 
     name: str
@@ -207,7 +207,7 @@ AUTO = [
             )
         },
         images=128,
-        starts=3,
+        starts=12,
         note="ART decides its step sizes for the whole batch",
     ),
     Row(
@@ -219,7 +219,7 @@ AUTO = [
             "adv-lib": adv_lib("apgd", eps=LINF, norm=INF),
         },
         images=128,
-        starts=3,
+        starts=12,
     ),
     Row(
         "APGD-T L-inf, 9 targets",
@@ -242,7 +242,7 @@ AUTO = [
             "adv-lib": adv_lib("apgd", eps=L2, norm=2, loss_function="ce"),
         },
         images=128,
-        starts=3,
+        starts=12,
     ),
     Row(
         "FAB L-inf, 50 steps",
@@ -293,10 +293,23 @@ AUTO = [
             "torchattacks": torchattacks(
                 "Square", eps=LINF, n_queries=1000, resc_schedule=False
             ),
+        },
+        starts=3,
+    ),
+    Row(
+        "Square L-inf, 500 queries, schedule rescaled",
+        attack("square", linf(LINF), num_queries=500, rescale_schedule=True),
+        AT_LINF,
+        {
+            "torchattacks": torchattacks(
+                "Square", eps=LINF, n_queries=500, resc_schedule=True
+            ),
             "ART": art(
-                "SquareAttack", eps=LINF, max_iter=1000, batch_size=256, verbose=False
+                "SquareAttack", eps=LINF, max_iter=500, batch_size=256, verbose=False
             ),
         },
+        images=64,
+        starts=16,
     ),
     Row(
         "Square L2, 1000 queries",
@@ -346,11 +359,11 @@ MINIMUM = [
         images=128,
     ),
     Row(
-        "CW L2, c = 20, 200 steps",
+        "CW L2, 1 x 200 steps at c = 20",
         attack(
-            "carlini_wagner_fixed",
+            "carlini_wagner",
             l2(EVERYWHERE),
-            **dict(constant=20.0, num_steps=200),
+            **dict(num_steps=200, search_steps=1, initial_constant=20.0),
         ),
         NORM_L2,
         {"torchattacks": torchattacks("CW", c=20, steps=200)},
