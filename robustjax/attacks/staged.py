@@ -1,8 +1,9 @@
 """Attacks in sequence, each on the images that all before it left standing.
 
 It runs on the host, since its shapes depend on its results: the survivors of a stage
-are gathered into batches, the last of which is padded to a power of two, so that a
-stage compiles at most log2(batch size) + 1 times. Stages are compiled whole.
+are gathered into batches, the last of which is padded to a power of two or split in two
+such, so that a stage compiles at most log2(batch size) + 1 times. Stages are compiled
+whole.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from robustjax.attacks._diagnosis import diagnose
 from robustjax.attacks._progress import Progress, ProgressFile
 from robustjax.types import Array, Attack, Key, LogitsFn, Threat
 
+_WORTH_SPLITTING = 16  # smaller batches take as long as half of them
 _SQUARE_GAIN = 0.002  # share of the images; more means that gradients were masked
 
 
@@ -159,7 +161,7 @@ class StagedAttack:
         count = len(rows.y)
         largest = _multiple(min(batch_size, count), placement.devices)
         take = functools.partial(_take, rows, placement, largest)
-        blocks = functools.partial(_blocks, largest)
+        blocks = functools.partial(_blocks, largest, placement.devices)
 
         clean = np.zeros(count, bool)
         for chosen in blocks(np.ones(count, bool)):
@@ -290,10 +292,17 @@ def _multiple(count: int, devices: int) -> int:
     return devices * math.ceil(count / devices)
 
 
-def _blocks(size: int, wanted: np.ndarray) -> Iterator[np.ndarray]:
+def _blocks(size: int, devices: int, wanted: np.ndarray) -> Iterator[np.ndarray]:
     """Positions of the wanted images, at most `size` at a time."""
     chosen = np.flatnonzero(wanted)
-    return (chosen[start : start + size] for start in range(0, len(chosen), size))
+    for start in range(0, len(chosen), size):
+        block = chosen[start : start + size]
+        bucket = _bucket(len(block), devices)
+        wasteful = len(block) <= 0.75 * min(size, bucket)
+        if wasteful and bucket >= _WORTH_SPLITTING * devices:
+            yield block[: bucket // 2]  # 33 are 32 and 1, rather than 64
+            block = block[bucket // 2 :]
+        yield block
 
 
 def _bucket(count: int, devices: int) -> int:

@@ -203,6 +203,27 @@ def test_any_number_of_images_and_any_batch(count):
         np.testing.assert_array_equal(outcome.correct, expected)
 
 
+@pytest.mark.parametrize(
+    ("size", "devices", "count", "expected"),
+    [
+        (64, 1, 33, [32, 1]),
+        (64, 1, 48, [32, 16]),
+        (64, 1, 49, [49]),
+        (64, 1, 100, [64, 32, 4]),
+        (300, 1, 300, [300]),
+        (8, 1, 5, [5]),
+        (64, 8, 33, [33]),
+        (256, 8, 130, [128, 2]),
+    ],
+)
+def test_batches_are_split_rather_than_padded_to_the_double(
+    size, devices, count, expected
+):
+    blocks = list(staged._blocks(size, devices, np.arange(2 * count) % 2 == 1))
+    assert [len(block) for block in blocks] == expected
+    np.testing.assert_array_equal(np.concatenate(blocks), 1 + 2 * np.arange(count))
+
+
 def test_without_survivors_nothing_runs():
     seen = []
     everyone = Stage("a", breaking(list(range(COUNT))))
