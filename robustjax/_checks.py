@@ -40,6 +40,22 @@ def non_negative(**arguments: object) -> None:
             raise InputError(f"`{name}` must be a number of at least 0, got {value!r}.")
 
 
+def finite(**arguments: object) -> None:
+    """Raises unless every keyword argument is finite, such as a radius that is used."""
+    for name, value in arguments.items():
+        if is_concrete(value) and not _all(value, np.isfinite):
+            raise InputError(f"`{name}` must be finite for this attack, got {value!r}.")
+
+
+def box(bounds: tuple[float, float]) -> None:
+    """Raises unless `bounds` are (low, high) with low < high."""
+    low, high = bounds
+    if not low < high:
+        raise InputError(
+            f"`bounds` must be (low, high) with low < high, got {bounds!r}."
+        )
+
+
 def fraction(**arguments: object) -> None:
     """Raises unless every keyword argument lies in [0, 1]."""
     for name, value in arguments.items():
@@ -68,14 +84,11 @@ def one_of(choices: object, **arguments: object) -> None:
 
 def radius(eps: object, bounds: tuple[float, float], *, largest: float) -> None:
     """Raises unless a concrete `eps` lies in [0, largest]; `largest` may be inf."""
-    low, high = bounds
-    if not low < high:
-        raise InputError(
-            f"`bounds` must be (low, high) with low < high, got {bounds!r}."
-        )
+    box(bounds)
     if is_concrete(eps) and not _all(eps, lambda v: (v >= 0) & (v <= largest)):
         hint = ""
-        if isinstance(eps, (int, float)) and eps > largest:
+        scalar = np.ndim(eps) == 0 and not isinstance(eps, (str, bytes))  # pyright: ignore
+        if scalar and eps > largest:  # pyright: ignore
             hint = f" Did you mean {eps}/255?"
         raise InputError(
             f"`eps` must lie in [0, {largest:g}] on the pixel scale of `bounds` "

@@ -364,6 +364,7 @@ def test_gaussian_start():
     ("call", "message"),
     [
         (lambda: threats.linf(8), r"`eps` .* \[0, 1\].* got 8\. Did you mean 8/255\?"),
+        (lambda: threats.linf(np.float32(8)), r"`eps` .* Did you mean 8\.0/255\?"),
         (lambda: threats.linf(-0.1), r"`eps` .* got -0\.1"),
         (lambda: threats.l2(float("nan")), "`eps` .* got nan"),
         (lambda: threats.l1("8"), "`eps` .* got '8'"),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from robustjax import _random
+from robustjax import _checks, _random
 from robustjax.attacks import _outcome
 from robustjax.types import Array, Key, LogitsFn, Threat
 
@@ -49,6 +49,7 @@ def first_start(
     """
     found = decide(x)
     if start is not None:
+        _checks.same_shape(start=start, x=x)
         given = decide(start)
         x_adv = _outcome.where(given & ~found, start.astype(x.dtype), x)
         return Start(x_adv, found | given)

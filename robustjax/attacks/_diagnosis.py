@@ -1,7 +1,7 @@
 """What one batch says about whether attacks on a classifier can be trusted."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,20 @@ from robustjax.objectives import cross_entropy
 from robustjax.types import Array, LogitsFn
 
 
+class Diagnosis(NamedTuple):
+    """What one batch said.
+
+    Attributes:
+      logits: [B, K].
+      is_random: Whether two calls on the same images differ.
+      warnings: One line for each thing that attacks may stumble on.
+    """
+
+    logits: np.ndarray
+    is_random: bool
+    warnings: list[str]
+
+
 def diagnose(
     climbed: LogitsFn,
     judge: LogitsFn,
@@ -21,10 +35,11 @@ def diagnose(
     y: Array,
     *,
     count: int,
+    is_random: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
     fetch: Callable[[Any], Any] = jax.device_get,
-) -> tuple[int, list[str]]:
-    """The number of classes, and one line for each thing that attacks may stumble on.
+) -> Diagnosis:
+    """What one batch says.
 
     Looked for: outputs that are random or depend on the other images of the batch,
     probabilities in place of logits, gradients that are zero, too few classes for the
@@ -36,6 +51,8 @@ def diagnose(
       x: A batch, [B, ...].
       y: Labels [B].
       count: Rows that are not padding.
+      is_random: Whether it is known to be, which a compiled program hides if the
+        randomness is NumPy's.
       bounds: (low, high) of a pixel.
       fetch: From the devices to the host.
     """
@@ -45,7 +62,8 @@ def diagnose(
     zero_gradients = found["zero_gradient"][:count].mean()
     scale = max(float(np.abs(logits).max()), 1e-30)
     warnings = []
-    if not np.array_equal(logits, again, equal_nan=True):
+    is_random |= not np.array_equal(logits, again, equal_nan=True)
+    if is_random:
         warnings.append(
             "The classifier is random: two calls on the same images differ. Attack its "
             "expectation, with the `rand` version."
@@ -77,7 +95,7 @@ def diagnose(
             f"Pixels lie in [{low:g}, {high:g}], outside "
             f"[{bounds[0]:g}, {bounds[1]:g}]."
         )
-    return logits.shape[1], warnings
+    return Diagnosis(logits, is_random, warnings)
 
 
 @jax.jit

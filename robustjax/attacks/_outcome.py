@@ -121,6 +121,8 @@ def check_call(
     """
     _checks.images(x=x)
     _checks.same_batch(x=x, y=y)
+    if y.ndim == 1 and not jnp.issubdtype(y.dtype, jnp.integer):
+        raise InputError(f"`y` must be integer labels [B], got dtype {y.dtype}.")
     _checks.no_nan(x=x)
     if target is not None:
         _checks.same_batch(target=target, y=y)
@@ -129,13 +131,9 @@ def check_call(
     if not x.shape[0] or not _checks.is_concrete(first):
         return
     logits = logits_fn(x[:4])
+    broken(logits, y[:4])
     if logits.ndim == 3:  # samples of a randomised classifier
         return
-    if logits.ndim != 2 or logits.shape[0] != first.shape[0]:
-        raise InputError(
-            f"`logits_fn` must return [B, K], got shape {logits.shape} for "
-            f"{first.shape[0]} images."
-        )
     for labels in (y, target):
         if labels is not None and labels.ndim == 1:
             _checks.label_range(labels, logits.shape[1])
@@ -148,7 +146,15 @@ def broken(logits: Array, y: Array) -> Array:
 
     NaN logits count as broken: they are no answer. Samples [S, B, K] of a randomised
     classifier are judged by their mean probabilities.
+
+    Raises:
+      InputError: the logits are not of these shapes.
     """
+    if logits.ndim not in (2, 3) or logits.shape[-2] != y.shape[0]:
+        raise InputError(
+            f"`logits_fn` must return [B, K], got shape {logits.shape} for "
+            f"{y.shape[0]} images."
+        )
     if logits.ndim == 3:
         logits = jax.nn.softmax(logits.astype(jnp.float32)).mean(axis=0)
     label = y if y.ndim == 1 else y.argmax(axis=1)

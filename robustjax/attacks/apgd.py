@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from robustjax import _checks, _random
 from robustjax._checks import InputError
@@ -257,8 +256,7 @@ def _climb(
     _checks.one_of(("linf", "l2", "l1"), **{"threat.name": threat.name})
     _checks.positive_int(num_steps=num_steps)
     _checks.fraction(rho=rho, momentum=momentum)
-    if _checks.is_concrete(threat.eps) and np.isinf(np.asarray(threat.eps)).any():
-        raise InputError("`threat.eps` must be finite for APGD, whose steps it sets.")
+    _checks.finite(**{"threat.eps": threat.eps})
     if random_start is _start_of_the_reference:
         random_start = _apgd.reference_start(threat)
     if threat.name == "l1":

@@ -50,20 +50,17 @@ def autoattack_plus(threat: Threat) -> StagedAttack:
     """AutoAttack `plus`: more restarts, and the untargeted DLR and FAB.
 
     APGD-CE, APGD-DLR and FAB with 5 starts each, Square, then APGD-T and FAB-T. With
-    fewer than 3 classes the margin loss replaces the DLR.
+    fewer than 3 classes the margin loss replaces the DLR. The authors made it for L-inf
+    and L2; under L1 every APGD takes the three radii of `autoattack`.
 
     Args:
-      threat: Ball and box; the L-inf or L2 norm (the authors define none for L1).
-
-    Raises:
-      InputError: the threat's norm is L1.
+      threat: Ball and box; the L-inf, L2 or L1 norm.
 
     Example:
       >>> from robustjax import threats
       >>> [stage.rounds for stage in autoattack_plus(threats.l2(0.5)).stages(10)]
-      [5, 5, 5, 1, 9, 9]
+      [5, 5, 1, 1, 9, 9]
     """
-    _checks.one_of(("linf", "l2"), **{"threat.name": threat.name})
     return _sequence("AutoAttack plus", threat, _plus)
 
 
@@ -71,13 +68,10 @@ def autoattack_rand(threat: Threat, attacked: LogitsFn) -> StagedAttack:
     """AutoAttack `rand` for randomised classifiers: APGD-CE and -DLR on an average.
 
     Args:
-      threat: Ball and box; the L-inf or L2 norm.
+      threat: Ball and box; the L-inf, L2 or L1 norm.
       attacked: What is climbed, `expectation(random_logits_fn, key, 20)` in the
         authors' version. What judges is the classifier that the attack is called with,
         whose draws should be others.
-
-    Raises:
-      InputError: the threat's norm is L1.
 
     Example:
       >>> import jax
@@ -87,7 +81,6 @@ def autoattack_rand(threat: Threat, attacked: LogitsFn) -> StagedAttack:
       >>> [s.name for s in autoattack_rand(threats.linf(0.1), climbed).stages(10)]
       ['APGD-CE', 'APGD-DLR']
     """
-    _checks.one_of(("linf", "l2"), **{"threat.name": threat.name})
     return _sequence("AutoAttack rand", threat, _rand, attacked)
 
 
@@ -153,18 +146,20 @@ def _standard(
 def _plus(threat: Threat, num_classes: int) -> tuple[Stage, ...]:
     return (
         *_rand(threat, num_classes, rounds=5),
-        Stage("FAB", _each(fab, threat), 5),
+        # One round: the first start is x itself, only later ones are drawn.
+        Stage("FAB", _each(fab, threat, num_restarts=5)),
         Stage("Square", _each(square, threat)),
-        _apgd_t(threat, num_classes, 9),
+        _apgd_t(threat, num_classes, 9, large_eps_phases=threat.name == "l1"),
         _fab_t(threat, num_classes, 100),
     )
 
 
 def _rand(threat: Threat, num_classes: int, rounds: int = 1) -> tuple[Stage, ...]:
     ratio = dlr if num_classes >= 3 else margin
+    options = dict(large_eps_phases=threat.name == "l1")
     return (
-        Stage("APGD-CE", _each(apgd, threat), rounds),
-        Stage("APGD-DLR", _each(apgd, threat, objective=ratio), rounds),
+        Stage("APGD-CE", _each(apgd, threat, **options), rounds),
+        Stage("APGD-DLR", _each(apgd, threat, objective=ratio, **options), rounds),
     )
 
 

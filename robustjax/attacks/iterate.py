@@ -26,7 +26,7 @@ def early_stop(attack: IteratedAttack, *, check_every: int = 1) -> Attack:
         not know.
 
     Raises:
-      InputError: `check_every` is not a positive integer.
+      InputError: `check_every` is not a positive integer, or `attack` is not iterated.
 
     Example:
       >>> from robustjax import attacks, threats
@@ -35,6 +35,7 @@ def early_stop(attack: IteratedAttack, *, check_every: int = 1) -> Attack:
       >>> early_stop(attack)(jax.random.key(0), lambda z: z, x, y).round(3).tolist()
       [[0.425..., 0.575...]]
     """
+    _check_iterated(attack)
     _checks.positive_int(check_every=check_every)
     knows = attack.broken
 
@@ -108,7 +109,8 @@ def keep_trajectory(
       `(key, logits_fn, x, y) -> (x_adv, Trajectory)`.
 
     Raises:
-      InputError: `steps` is empty, not ascending or out of range.
+      InputError: `steps` is empty, not ascending or out of range, or `attack` is not
+        iterated.
 
     Example:
       >>> from robustjax import attacks, threats
@@ -119,6 +121,7 @@ def keep_trajectory(
       >>> seen.x_adv[:, 0, 0].tolist(), seen.broken[:, 0].tolist()
       ([0.75, 0.625, 0.25], [False, False, True])
     """
+    _check_iterated(attack)
     chosen = np.asarray(steps)
     whole = chosen.ndim == 1 and np.issubdtype(chosen.dtype, np.integer)
     ascending = whole and chosen[0] >= 0 and (np.diff(chosen) > 0).all()
@@ -148,3 +151,11 @@ def keep_trajectory(
         return jax.lax.stop_gradient((attack.finish(state, logits_fn, x, y), seen))
 
     return run
+
+
+def _check_iterated(attack: Attack) -> None:
+    if not isinstance(attack, IteratedAttack):
+        raise _checks.InputError(
+            "`attack` must be an `IteratedAttack`, such as `pgd` makes, got "
+            f"{type(attack).__name__}: wrap the attack inside of a combinator instead."
+        )

@@ -157,8 +157,10 @@ def ti_dim(
     """Momentum on smoothed gradients taken through random resizing and padding.
 
     See "Evading Defenses to Transferable Adversarial Examples by Translation-Invariant
-    Attacks" (Dong et al., 2019). The released evaluation of NAMID (Zhou et al., 2022)
-    is `ti_dim(threats.linf(8 / 255), num_steps=40, step_size=0.007, momentum=0.1,
+    Attacks" (Dong et al., 2019), whose kernel, steps and momentum are the defaults; it
+    resizes images of 299 pixels up to 330, `low=1.0, high=330 / 299` here. By default
+    they shrink, as in other libraries. The released evaluation of NAMID (Zhou et al.,
+    2022) is `ti_dim(threats.linf(8 / 255), num_steps=40, step_size=0.007, momentum=0.1,
     low=1.0, high=1.0)`: at these sides the resizing changes nothing. Arguments and
     errors as in `transferable`, `gaussian_kernel` and `resize_and_pad`.
 

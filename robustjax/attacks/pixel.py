@@ -112,6 +112,7 @@ def pixel(
         chunk_size=chunk_size,
     )
     _checks.positive(differential_weight=differential_weight)
+    _checks.box(bounds)
     if population < _LEAST_POPULATION:
         raise InputError(
             f"`population` must be at least {_LEAST_POPULATION}, got {population!r}."
@@ -185,6 +186,7 @@ def single_pixel(
       (0.0, 1)
     """
     _checks.positive_int(num_steps=num_steps)
+    _checks.box(bounds)
 
     def broken(logits_fn: LogitsFn, z: Array, y: Array) -> Array:
         return _outcome.scored(cross_entropy, logits_fn, y)(z)[1]

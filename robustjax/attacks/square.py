@@ -101,6 +101,7 @@ def square(
     _checks.positive(initial_share=initial_share)
     _checks.fraction(initial_share=initial_share)
     _checks.one_of(("linf", "l2", "l1"), **{"threat.name": threat.name})
+    _checks.finite(**{"threat.eps": threat.eps})
     stages = _stages(num_queries, rescale_schedule)
     moves = (_linf_moves if threat.name == "linf" else _mass_moves)(
         threat, initial_share

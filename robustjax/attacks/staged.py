@@ -155,7 +155,7 @@ class StagedAttack:
         """
         _checks.positive_int(batch_size=batch_size)
         placement = placement or Placement()
-        _check_call(self.name, self.threat, key, logits_fn, x, y)
+        is_random = _check_call(self.name, self.threat, key, logits_fn, x, y)
         judge, rows = _pytree(logits_fn), _rows(key, x, y, index)
         climbed = judge if self.attacked is None else _pytree(self.attacked)
         count = len(rows.y)
@@ -169,20 +169,22 @@ class StagedAttack:
             clean[chosen] = right[: len(chosen)]
         first = min(count, largest)
         batch = take(np.arange(first))
-        num_classes, warnings = diagnose(
+        found = diagnose(
             climbed,
             judge,
             batch.x,
             batch.y,
             count=first,
+            is_random=is_random,
             bounds=self.threat.bounds,
             fetch=placement.fetch,
         )
-        stages = self.stages(num_classes)
+        stages = self.stages(found.logits.shape[1])
 
         file = ProgressFile(
             *(state_file, self.name, [s.name for s in stages], tuple(self.threat[:3])),
             *(rows, judge, climbed, clean),
+            probe=found.logits[: 0 if found.is_random else 8],
         )
         work = file.load(Progress.start(rows.x, clean, len(stages)))
         while work.stage < len(stages):
@@ -202,7 +204,7 @@ class StagedAttack:
             work.next_round(stage.rounds)
             file.save(work, now=True)
         file.remove()
-        return _outcome_of(work, clean, stages, warnings)
+        return _outcome_of(work, clean, stages, found.warnings)
 
 
 def _outcome_of(
@@ -231,8 +233,9 @@ def _outcome_of(
 
 def _check_call(
     name: str, threat: Threat, key: Key, logits_fn: LogitsFn, x: Any, y: Any
-) -> None:
-    """Refuses tracers, and what `_outcome.check_call` refuses."""
+) -> bool:
+    """Whether two calls differ; refuses tracers and what `check_call` refuses."""
+    is_random = False
     concrete = all(map(_checks.is_concrete, (key, x, y, threat.eps)))
     if concrete:
         x, y = np.asarray(x), np.asarray(y)
@@ -246,6 +249,9 @@ def _check_call(
                 f"`logits_fn` must return [B, K] to judge, got shape {logits.shape}. "
                 "Give `expectation` another `average`."
             )
+        if concrete:
+            again = logits_fn(x[:1])  # pyright: ignore[reportArgumentType]
+            is_random = not np.array_equal(logits, again, equal_nan=True)
     if not concrete:
         raise _checks.InputError(
             f"`{name}` runs on the host and compiles its own stages: call it outside "
@@ -256,6 +262,7 @@ def _check_call(
             f"`threat.eps` must be a Python number for `{name}`, got "
             f"{type(threat.eps).__name__}."
         )
+    return is_random
 
 
 class _Rows(NamedTuple):

@@ -24,7 +24,8 @@ def summarise(result: Robustness) -> dict[str, Any]:
     Returns:
       `num_examples`, and `rows`: clean, each attack, the worst case, each with name,
       accuracy, number correct, 95% Wilson interval and seconds; attacks also with all
-      parameters, the largest distances and the pixel range they reached; staged ones
+      parameters, the largest distances, the pixel range they reached and the largest
+      share of an image's mass above 1, if any; staged ones
       with each stage, those of minimum norm with the median norm and the accuracy at
       radii; and `warnings`, one line each.
     """
@@ -37,6 +38,8 @@ def summarise(result: Robustness) -> dict[str, Any]:
             norm: float(values.max()) for norm, values in attack.distance.items()
         }
         row["pixel_range"] = [attack.lowest, attack.highest]
+        if attack.mass_above_one > 0:
+            row["mass_above_one"] = attack.mass_above_one
         if attack.stages:
             row["stages"] = [dataclasses.asdict(stage) for stage in attack.stages]
         if not attack.counts:
@@ -47,6 +50,12 @@ def summarise(result: Robustness) -> dict[str, Any]:
     seconds = sum(attack.seconds for attack in result.attacks)
     rows.append(_row("worst case", result.worst_case_correct, seconds))
     warnings = [f"{a.name}: {line}" for a in result.attacks for line in a.warnings]
+    warnings += [
+        f"{a.name}: pixels reach {a.highest:.3g}, and up to {a.mass_above_one:.1%} of "
+        "an image's mass lies above 1."
+        for a in result.attacks
+        if a.mass_above_one > 0
+    ]
     return {"num_examples": total, "rows": rows, "warnings": warnings}
 
 

@@ -46,6 +46,8 @@ class AttackResult:
       distance: Norms of x_adv - x by name ("linf", "l2", "l1"), each [N].
       lowest: Smallest pixel of all x_adv.
       highest: Largest pixel of all x_adv.
+      mass_above_one: Largest share of an image's mass that lies above 1, which only
+        attacks that conserve mass leave there.
       seconds: Wall time, compilation included.
       x_adv: [N, H, W, C] if it was asked for.
       counts: Whether it is part of the worst case.
@@ -61,6 +63,7 @@ class AttackResult:
     distance: Mapping[str, np.ndarray]
     lowest: float
     highest: float
+    mass_above_one: float
     seconds: float
     x_adv: np.ndarray | None = None
     counts: bool = True

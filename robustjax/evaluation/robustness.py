@@ -175,6 +175,7 @@ class _Found(NamedTuple):
     l1: Array
     lowest: Array
     highest: Array
+    above_one: Array
     x_adv: Array | None
 
 
@@ -201,6 +202,7 @@ def _attacked(
 def _found(correct: Array, x_adv: Array, x: Any, keep: bool) -> _Found:
     delta = (x_adv - x).reshape(x.shape[0], -1)
     flat = x_adv.reshape(x.shape[0], -1)
+    mass, above = flat.sum(axis=1), jnp.maximum(flat - 1, 0).sum(axis=1)
     return _Found(
         correct=correct,
         linf=jnp.abs(delta).max(axis=1),
@@ -208,6 +210,7 @@ def _found(correct: Array, x_adv: Array, x: Any, keep: bool) -> _Found:
         l1=jnp.abs(delta).sum(axis=1),
         lowest=flat.min(axis=1),
         highest=flat.max(axis=1),
+        above_one=above / jnp.where(mass > 0, mass, 1),
         x_adv=x_adv if keep else None,
     )
 
@@ -226,6 +229,7 @@ def _result(
         distance={n: np.asarray(getattr(found, n)) for n in ("linf", "l2", "l1")},
         lowest=float(found.lowest.min()),
         highest=float(found.highest.max()),
+        mass_above_one=float(found.above_one.max()),
         seconds=seconds,
         x_adv=None if found.x_adv is None else np.asarray(found.x_adv),
         counts=named.counts,

@@ -2,6 +2,7 @@
 are told to, and once the real thing."""
 
 import functools
+import sys
 import zipfile
 from collections import Counter
 
@@ -59,7 +60,7 @@ def key():
         (
             attacks.autoattack_plus(LINF),
             10,
-            "APGD-CE 5, APGD-DLR 5, FAB 5, Square 1, APGD-T 9, FAB-T 9",
+            "APGD-CE 5, APGD-DLR 5, FAB 1, Square 1, APGD-T 9, FAB-T 9",
         ),
         (
             attacks.autoattack_rand(LINF, PREDICT),
@@ -84,17 +85,20 @@ def test_only_autoattack_is_called_so():
         assert "autoattack" not in other.name.lower()
 
 
-@pytest.mark.parametrize(
-    "factory",
-    [
-        attacks.autoattack_plus,
-        attacks.aa_namid,
-        lambda threat: attacks.autoattack_rand(threat, PREDICT),
-    ],
-)
-def test_versions_without_l1_refuse_it(factory):
+def test_namids_copy_refuses_l1():
     with pytest.raises(InputError, match=r"`threat.name` must be one of 'linf', 'l2'"):
-        factory(threats.l1(1.0, sparsity=0.3))
+        attacks.aa_namid(threats.l1(1.0, sparsity=0.3))
+
+
+def test_fab_of_plus_has_five_starts(monkeypatch):
+    made = []
+    module = sys.modules[attacks.autoattack.__module__]
+    fab = module.fab
+    recorded = lambda *args, **options: made.append(options) or fab(*args, **options)
+    monkeypatch.setattr(module, "fab", recorded)
+    (stage,) = (s for s in attacks.autoattack_plus(LINF).stages(4) if s.name == "FAB")
+    stage.attack(jnp.int32(0))
+    assert made == [{"num_restarts": 5}]  # rounds of one start would all be the same
 
 
 # --- bookkeeping, with fakes --------------------------------------------------------
@@ -323,7 +327,9 @@ def test_another_runs_progress_is_refused(tmp_path, monkeypatch):
         dict(attack=sequence(*THREE, threat=threats.linf(0.7))),
         dict(key=jax.random.key(8)),
         dict(f=Partial(classifier.func, 2 * jnp.ones(()))),
-        dict(f=lambda x: -told(x)),  # a closure shows by what it gets right
+        # Closures show by their answers, though these get the same right.
+        dict(f=lambda x: -told(x)),
+        dict(f=lambda x: 2 * told(x)),
         dict(x=NUMBERS + np.float32(0.01)),
     ):
         with pytest.raises(InputError, match="belongs to another run") as error:
@@ -403,9 +409,13 @@ def test_two_calls_that_differ_are_random():
         draw = lambda _: draws.normal(size=shape.shape).astype(np.float32)
         return 100 * PREDICT(x) + 1e-3 * jax.pure_callback(draw, shape, x)
 
-    (line,) = warned(judge, attacked=PREDICT)
-    assert "is random" in line
-    assert "`rand`" in line
+    def traced_once(x):
+        return PREDICT(x) + 1e-3 * draws.normal(size=(1, 4)).astype(np.float32)
+
+    for random in (judge, traced_once):
+        line, *_ = warned(random, attacked=PREDICT)
+        assert "is random" in line
+        assert "`rand`" in line
 
 
 @pytest.mark.parametrize(("hits", "expected"), [([], 0), ([4], 1)])

@@ -245,8 +245,17 @@ def test_bad_input_is_one_clear_line(name):
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="`y`"):
         attack(jax.random.key(0), logits_fn, X, Y[:3])
-    with pytest.raises(InputError, match="logits"):
-        attack(jax.random.key(0), lambda z: logits_fn(z)[0], X, Y)
+    with pytest.raises(InputError, match="`y` must be integer labels"):
+        attack(jax.random.key(0), logits_fn, X, jnp.float32(Y))
+    for reshaped in (
+        lambda z: logits_fn(z)[0],
+        lambda z: logits_fn(z)[:, 0],
+        lambda z: logits_fn(z)[:, None],
+        lambda z: logits_fn(z)[:, None, None],
+    ):
+        with pytest.raises(InputError, match="`logits_fn` must return") as error:
+            attack(jax.random.key(0), reshaped, X, Y)
+        assert "\n" not in str(error.value)
     with pytest.warns(UserWarning, match="probabilities"):
         attack(jax.random.key(0), lambda z: jax.nn.softmax(logits_fn(z)), X, Y)
 

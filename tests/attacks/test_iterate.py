@@ -198,5 +198,9 @@ def test_steps_out_of_range_are_refused(steps):
 
 @pytest.mark.parametrize("check_every", [0, 1.5])
 def test_looks_are_counted_in_whole_steps(check_every):
+    whole = attacks.restarts(attacks.fgsm(threats.linf(0.1)), 2)
+    for wrapped in (attacks.early_stop, lambda a: attacks.keep_trajectory(a, (0, 1))):
+        with pytest.raises(InputError, match="`attack` must be an `IteratedAttack`"):
+            wrapped(whole)
     with pytest.raises(InputError, match="`check_every`"):
         attacks.early_stop(PGD, check_every=check_every)

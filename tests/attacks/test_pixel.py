@@ -189,6 +189,9 @@ def test_single_pixels_are_all_tried_once():
 def test_bad_arguments():
     with pytest.raises(InputError, match=r"`population` .* at least 3, got 2"):
         pixel(population=2)
+    for factory in (pixel, single_pixel):
+        with pytest.raises(InputError, match=r"`bounds` .* low < high"):
+            factory(bounds=(1.0, 0.0))
     with pytest.raises(InputError, match=r"`num_pixels` .* got 0"):
         pixel(num_pixels=0)
     for attack in (pixel(), single_pixel()):

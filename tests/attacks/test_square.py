@@ -294,6 +294,8 @@ def test_a_query_is_one_forward_pass():
 def test_bad_arguments():
     with pytest.raises(InputError, match=r"`initial_share` .* got 1\.5"):
         square(threats.linf(0.1), initial_share=1.5)
+    with pytest.raises(InputError, match=r"`threat.eps` must be finite .* inf"):
+        square(threats.l2(jnp.inf))
     with pytest.raises(InputError, match=r"`num_queries` .* got 0"):
         square(threats.linf(0.1), num_queries=0)
     flat = jnp.float32(X).reshape(4, -1)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -28,6 +29,7 @@ def result():
             distance={norm: np.arange(4.0) / 10 for norm in ("linf", "l2", "l1")},
             lowest=0.0,
             highest=1.0,
+            mass_above_one=0.0,
             seconds=1.5,
             x_adv=rng.random((4, 2, 2, 1), np.float32),
         )
@@ -56,6 +58,16 @@ def test_a_summary_holds_every_number(result):
     assert attack["parameters"] == {"name": "pgd", "num_steps": 40}
     assert attack["largest_distance"]["l2"] == pytest.approx(0.3)
     assert json.loads(json.dumps(summary)) == summary
+
+
+def test_mass_above_one_is_reported(result):
+    above = dataclasses.replace(result.attacks[0], highest=1.25, mass_above_one=0.031)
+    told = summarise(dataclasses.replace(result, attacks=(above, result.attacks[1])))
+    assert told["rows"][1]["mass_above_one"] == 0.031
+    assert "mass_above_one" not in told["rows"][2]
+    assert told["warnings"] == [
+        "PGD-40: pixels reach 1.25, and up to 3.1% of an image's mass lies above 1."
+    ]
 
 
 def test_the_table_names_all_rows_n_interval_and_seconds(result):

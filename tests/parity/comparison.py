@@ -20,7 +20,7 @@ from robustjax import attacks, objectives, threats
 from robustjax.threats import l1, l2, linf
 
 IMAGES = 256
-LINF, L2 = 0.15, 1.5
+LINF, L2, L1 = 0.15, 1.5, 12.0
 EVERYWHERE = jnp.inf
 
 
@@ -243,6 +243,19 @@ AUTO = [
         },
         images=128,
         starts=12,
+    ),
+    Row(
+        "APGD-CE L1 12, radii 3, 2 and 1",
+        attack("apgd", l1(L1), large_eps_phases=True),
+        Measure(threats.l1(L1).norm, L1),
+        {
+            "adv-lib": adv_lib(
+                *("apgd",),
+                **dict(eps=L1, norm=1, loss_function="ce", use_large_reps=True),
+            )
+        },
+        images=128,
+        starts=6,
     ),
     Row(
         "FAB L-inf, 50 steps",
