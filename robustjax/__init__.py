@@ -5,6 +5,7 @@ from robustjax import data as data
 from robustjax import defenses as defenses
 from robustjax import evaluation as evaluation
 from robustjax import interoperation as interoperation
+from robustjax import interpolation as interpolation
 from robustjax import models as models
 from robustjax import objectives as objectives
 from robustjax import threats as threats
