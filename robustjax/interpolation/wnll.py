@@ -15,7 +15,6 @@ et al., 2017). The answer for a query depends on the queries beside it.
 """
 
 import dataclasses
-import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -26,64 +25,42 @@ from robustjax import _checks
 from robustjax._checks import InputError
 from robustjax.interpolation import _solve, graph
 from robustjax.interpolation._solve import System
-from robustjax.interpolation.graph import Kernel, Neighbors, gaussian
+from robustjax.interpolation.graph import Neighbors
+from robustjax.interpolation.template import Template
 from robustjax.types import Array
 
 TemplateWeight = Literal["paper", "released", "released_floor"] | float
 
 
 @dataclasses.dataclass(frozen=True)
-class Similarity:
-    """How points of the graph are alike.
+class Solver:
+    """How A u = R is solved.
 
     Attributes:
-      num_neighbors: Length of a point's list; the released `num_s`. None lists all
-        points: the complete graph, smooth and for small sets only.
-      bandwidth_rank: The entry of its list whose distance is a point's bandwidth,
-        counted from 1; the released `num_s_normal`.
-      include_self: Whether a point takes the first place (and rank) of its own list, as
-        in the released code; 15 and 8 then mean 14 neighbours and the 7th.
-      bandwidth: None tunes each point's by `bandwidth_rank`; else one for all.
-      kernel: `gaussian`, the papers', or `quartic`, the released code's, or any
-        function of the squared distance in bandwidths.
-      recall: As in `nearest`.
+      method: "cholesky" on the dense matrix, "cg" (conjugate gradients, Jacobi
+        preconditioner) on the sparse one, or "auto": by the number of queries.
+      dtype: "float32" or "float64" (needs jax_enable_x64); that of the features if
+        None.
+      tolerance: Of conjugate gradients, on the residual relative to the diagonal; by
+        the dtype if None.
+      max_iterations: Of conjugate gradients.
     """
 
-    num_neighbors: int | None = 15
-    bandwidth_rank: int = 8
-    include_self: bool = True
-    bandwidth: float | Array | None = None
-    kernel: Kernel = gaussian
-    recall: float | None = None
+    method: Literal["auto", "cholesky", "cg"] = "auto"
+    dtype: str | None = None
+    tolerance: float | None = None
+    max_iterations: int = 1000
 
     def __post_init__(self):
-        _checks.positive_int(bandwidth_rank=self.bandwidth_rank)
-        if self.num_neighbors is not None:
-            _checks.positive_int(num_neighbors=self.num_neighbors)
-        if self.bandwidth is not None:
-            _checks.positive(bandwidth=self.bandwidth)
-            return
-        least, most = 1 + self.include_self, self.num_neighbors or math.inf
-        if not least <= self.bandwidth_rank <= most:
-            raise InputError(
-                f"`bandwidth_rank` must lie in [{least}, {most}], up to "
-                f"`num_neighbors`, got {self.bandwidth_rank}."
-            )
+        _checks.one_of(("auto", "cholesky", "cg"), method=self.method)
+        if self.dtype is not None:
+            _checks.one_of(("float32", "float64"), dtype=self.dtype)
+        if self.tolerance is not None:
+            _checks.positive(tolerance=self.tolerance)
+        _checks.positive_int(max_iterations=self.max_iterations)
 
 
-class Template(NamedTuple):
-    """Labelled points that are kept at test time, made by `make_template`.
-
-    Attributes:
-      features: [M, D].
-      labels: [M] int32.
-      neighbors: The lists of the templates among themselves. They depend on the
-        features alone: make the template anew when the network changes.
-    """
-
-    features: Array
-    labels: Array
-    neighbors: Neighbors
+_SOLVER = Solver()
 
 
 class Diagnostics(NamedTuple):
@@ -103,66 +80,14 @@ class Diagnostics(NamedTuple):
     reached: Array
 
 
-def make_template(
-    features: Array, labels: Array, similarity: Similarity | None = None
-) -> Template:
-    """The template of these points, with the lists of its points among themselves.
-
-    Args:
-      features: [M, D], float32 or float64.
-      labels: [M] integers.
-      similarity: The one to be interpolated with.
-
-    Raises:
-      InputError: shapes do not fit, features are not finite, or there are fewer points
-        than neighbours.
-
-    Example:
-      >>> points = jnp.array([[0.0], [0.1], [1.0], [1.1]])
-      >>> likeness = Similarity(num_neighbors=3, bandwidth_rank=2)
-      >>> template = make_template(points, jnp.array([0, 0, 1, 1]), likeness)
-      >>> template.neighbors.index[:, :2].tolist()
-      [[0, 1], [1, 0], [2, 3], [3, 2]]
-    """
-    similarity = similarity or Similarity()
-    graph.features(features=features)
-    if labels.shape != features.shape[:1] or not jnp.issubdtype(
-        labels.dtype, jnp.integer
-    ):
-        raise InputError(
-            f"`labels` must be integers [{features.shape[0]}], one per template, got "
-            f"{labels.dtype} {labels.shape}."
-        )
-    count = features.shape[0]
-    size = similarity.num_neighbors or count
-    if similarity.bandwidth is None:
-        size = max(size, similarity.bandwidth_rank)
-    if count < size:
-        raise InputError(
-            f"`features` holds {count} templates, fewer than `num_neighbors` (or "
-            f"`bandwidth_rank`), {size}: take more templates or shorter lists."
-        )
-    neighbors = graph.nearest(
-        *(features, features, size),
-        own=jnp.arange(count),
-        include_self=similarity.include_self,
-        recall=similarity.recall,
-    )
-    return Template(features, labels.astype(jnp.int32), neighbors)
-
-
 def interpolate(
     features: Array,
     template: Template,
     num_classes: int,
     *,
     valid: Array | None = None,
-    similarity: Similarity | None = None,
     template_weight: TemplateWeight = "paper",
-    solver: Literal["auto", "cholesky", "cg"] = "auto",
-    dtype: str | None = None,
-    tolerance: float | None = None,
-    max_iterations: int = 1000,
+    solver: Solver = _SOLVER,
 ) -> Array:
     """The scores of the queries, rows that sum to 1 with entries in [0, 1].
 
@@ -172,44 +97,32 @@ def interpolate(
 
     Args:
       features: The queries, [Q, D], float32 or float64.
-      template: From `make_template`, with the same `similarity`.
+      template: From `make_template`.
       num_classes: K.
       valid: Which queries exist, [Q]; all if None. For the others padding does not
         exist; its own rows hold the class shares of the template.
-      similarity: The graph's; the default is the released one with the papers' kernel.
       template_weight: gamma: "paper" is n/m - 1 for n points, m of them templates;
         "released" n/m, "released_floor" its integer part, as in Python 2, whose
         scripts they are; 0 gives the plain graph Laplacian.
-      solver: "cholesky" on the dense matrix, "cg" (conjugate gradients, Jacobi
-        preconditioner) on the sparse one, or "auto": by the number of queries.
-      dtype: Of the solve, "float32" or "float64" (needs jax_enable_x64); that of the
-        features if None.
-      tolerance: Of conjugate gradients, on the residual relative to the diagonal; by
-        the dtype if None.
-      max_iterations: Of conjugate gradients.
+      solver: How the system is solved.
 
     Raises:
       InputError: an argument is out of range or does not fit.
 
     Example:
+      >>> from robustjax.interpolation import Similarity, make_template
       >>> likeness = Similarity(num_neighbors=None, bandwidth=1.0)
       >>> template = make_template(
       ...     jnp.array([[0.0], [1.0]]), jnp.array([0, 1]), likeness)
-      >>> scores = interpolate(jnp.array([[0.3]]), template, 2, similarity=likeness)
+      >>> scores = interpolate(jnp.array([[0.3]]), template, 2)
       >>> scores.round(3).tolist()
       [[0.599..., 0.401...]]
     """
     return interpolate_with_diagnostics(
-        features,
-        template,
-        num_classes,
+        *(features, template, num_classes),
         valid=valid,
-        similarity=similarity,
         template_weight=template_weight,
         solver=solver,
-        dtype=dtype,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
     )[0]
 
 
@@ -219,40 +132,38 @@ def interpolate_with_diagnostics(
     num_classes: int,
     *,
     valid: Array | None = None,
-    similarity: Similarity | None = None,
     template_weight: TemplateWeight = "paper",
-    solver: Literal["auto", "cholesky", "cg"] = "auto",
-    dtype: str | None = None,
-    tolerance: float | None = None,
-    max_iterations: int = 1000,
+    solver: Solver = _SOLVER,
 ) -> tuple[Array, Diagnostics]:
     """`interpolate`, and how the solve went.
 
     Example:
+      >>> from robustjax.interpolation import Similarity, make_template
       >>> likeness = Similarity(num_neighbors=None, bandwidth=1.0)
       >>> template = make_template(
       ...     jnp.array([[0.0], [1.0]]), jnp.array([0, 1]), likeness)
-      >>> _, report = interpolate_with_diagnostics(
-      ...     jnp.array([[0.3]]), template, 2, similarity=likeness)
+      >>> _, report = interpolate_with_diagnostics(jnp.array([[0.3]]), template, 2)
       >>> bool(report.converged), report.reached.tolist()
       (True, [True])
     """
-    similarity = similarity or Similarity()
-    _check_call(features, template, num_classes, similarity)
+    _check_call(features, template, num_classes)
     if valid is None:
         valid = jnp.ones(features.shape[:1], bool)
-    system = _assemble(
-        features, template, num_classes, valid, similarity, template_weight
-    )
-    if dtype is not None:
+    system = _assemble(features, template, num_classes, valid, template_weight)
+    if solver.dtype is not None:
         system = jax.tree.map(
-            lambda a: a.astype(dtype) if a.dtype in (jnp.float32, jnp.float64) else a,
+            lambda a: (
+                a.astype(solver.dtype) if a.dtype in (jnp.float32, jnp.float64) else a
+            ),
             system,
         )
     shares = jnp.bincount(template.labels, length=num_classes) / len(template.labels)
     system, reached = _solve.isolated(system, shares.astype(system.diagonal.dtype))
     raw, residual, iterations, converged = _solve.solved(
-        system, method=solver, tolerance=tolerance, max_iterations=max_iterations
+        system,
+        method=solver.method,
+        tolerance=solver.tolerance,
+        max_iterations=solver.max_iterations,
     )
     # The maximum principle holds up to rounding; log(scores) needs it to the letter.
     scores = jnp.clip(raw, 0.0, 1.0)
@@ -263,19 +174,11 @@ def interpolate_with_diagnostics(
     return scores.astype(features.dtype), report
 
 
-def _check_call(
-    features: Array, template: Template, num_classes: int, similarity: Similarity
-) -> None:
+def _check_call(features: Array, template: Template, num_classes: int) -> None:
     graph.features(features=features, template=template.features)
     _checks.positive_int(num_classes=num_classes)
     if not features.shape[0]:
         raise InputError("`features` must hold at least one query, got none.")
-    listed = template.neighbors.index.shape[1]
-    if listed != (similarity.num_neighbors or template.features.shape[0]):
-        raise InputError(
-            f"`template` was made with lists of {listed}, `similarity` has "
-            f"`num_neighbors` {similarity.num_neighbors}: make it with the same one."
-        )
     if _checks.is_concrete(template.labels):
         labels = np.asarray(template.labels)  # NumPy: an outer trace records nothing
         out = (labels < 0) | (labels >= num_classes)
@@ -293,7 +196,7 @@ def _check_call(
 
 
 def joint_lists(
-    features: Array, template: Template, valid: Array, similarity: Similarity
+    features: Array, template: Template, valid: Array
 ) -> tuple[Neighbors, Neighbors]:
     """The lists over templates and queries together, templates first.
 
@@ -301,7 +204,7 @@ def joint_lists(
       Those of the templates, [M, k], and those of the queries, [Q, k]. The former merge
       the cached lists with the nearest queries.
     """
-    count = template.features.shape[0]
+    similarity, count = template.similarity, template.features.shape[0]
     size = similarity.num_neighbors or count + features.shape[0]
     everything = jnp.concatenate([template.features, features])
     exists = jnp.concatenate([jnp.ones(count, bool), valid])
@@ -332,12 +235,12 @@ def _assemble(
     template: Template,
     num_classes: int,
     valid: Array,
-    similarity: Similarity,
     template_weight: TemplateWeight,
 ) -> System:
     """A and R, before anything is said about reachability."""
     count, num_queries = template.features.shape[0], features.shape[0]
-    of_templates, of_queries = joint_lists(features, template, valid, similarity)
+    similarity = template.similarity
+    of_templates, of_queries = joint_lists(features, template, valid)
     everything = jnp.concatenate([template.features, features])
 
     def weigh(rows: Array, lists: Neighbors) -> Array:
@@ -348,7 +251,7 @@ def _assemble(
             width = jnp.where(jnp.isfinite(squares[:, rank]), squares[:, rank], 0.0)
             width = width[:, None]
         else:
-            width = jnp.asarray(similarity.bandwidth, squares.dtype) ** 2
+            width = jnp.asarray(similarity.bandwidth**2, squares.dtype)
         return graph.weights(squares, width, similarity.kernel)
 
     from_queries = weigh(features, of_queries)

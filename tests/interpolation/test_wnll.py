@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from robustjax import InputError
 from robustjax.interpolation import (
     Similarity,
+    Solver,
     gaussian,
     interpolate,
     interpolate_with_diagnostics,
@@ -63,14 +64,14 @@ def ours(points, labels, likeness, classes=4, **options):
     known = jnp.asarray(points[: len(labels)])
     template = make_template(known, jnp.asarray(labels), likeness)
     queries = jnp.asarray(points[len(labels) :])
-    return interpolate(queries, template, classes, similarity=likeness, **options)
+    return interpolate(queries, template, classes, **options)
 
 
 @functools.cache
 def compiled(likeness, solver):
     return jax.jit(
         lambda points, labels, gamma: ours(
-            points, labels, likeness, template_weight=gamma, solver=solver
+            points, labels, likeness, template_weight=gamma, solver=Solver(solver)
         )
     )
 
@@ -89,7 +90,7 @@ def on_a_line(queries, **options):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 7.0, "paper", "released"])
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
 def test_a_single_query_is_a_kernel_regression_whatever_gamma(float64, gamma, solver):
-    scores = on_a_line([0.3], template_weight=gamma, solver=solver)
+    scores = on_a_line([0.3], template_weight=gamma, solver=Solver(solver))
     np.testing.assert_allclose(scores, [[0.5986876601, 0.4013123399]], atol=1e-10)
 
 
@@ -108,9 +109,11 @@ def test_a_single_query_is_a_kernel_regression_whatever_gamma(float64, gamma, so
     ],
 )
 def test_two_queries_by_hand(float64, gamma, expected, solver):
-    scores = on_a_line([0.3, 0.6], template_weight=gamma, solver=solver)
+    scores = on_a_line([0.3, 0.6], template_weight=gamma, solver=Solver(solver))
     np.testing.assert_allclose(scores, expected, atol=1e-10)
-    single = on_a_line(np.float32([0.3, 0.6]), template_weight=gamma, dtype="float32")
+    single = on_a_line(
+        np.float32([0.3, 0.6]), template_weight=gamma, solver=Solver(dtype="float32")
+    )
     np.testing.assert_allclose(single, expected, atol=1e-6)
 
 
@@ -145,7 +148,7 @@ def test_float32_is_near():
     likeness = Similarity()
     expected = reference(POINTS, LABELS, 4, likeness, 2 / 3)
     for solver in ("cholesky", "cg"):
-        scores = ours(np.float32(POINTS), LABELS, likeness, solver=solver)
+        scores = ours(np.float32(POINTS), LABELS, likeness, solver=Solver(solver))
         assert scores.dtype == jnp.float32
         np.testing.assert_allclose(scores, expected, atol=2e-6)
 
@@ -197,9 +200,7 @@ def test_queries_that_reach_nothing_are_flagged():
     template = make_template(jnp.float32(POINTS[:60]), jnp.asarray(LABELS), SHORT)
     far = jnp.float32(1e3 + RNG.normal(size=(8, 16)))  # among themselves
     queries = jnp.concatenate([jnp.float32(POINTS[60:70]), far])
-    scores, report = interpolate_with_diagnostics(
-        queries, template, 4, similarity=SHORT
-    )
+    scores, report = interpolate_with_diagnostics(queries, template, 4)
     assert report.reached.tolist() == 10 * [True] + 8 * [False]
     assert np.isfinite(scores).all()
     shares = np.bincount(LABELS) / 60
@@ -210,13 +211,13 @@ def test_queries_that_reach_nothing_are_flagged():
 def test_diagnostics_say_when_it_did_not_converge(float64):
     template = make_template(jnp.asarray(POINTS[:60]), jnp.asarray(LABELS))
     run = functools.partial(
-        interpolate_with_diagnostics, jnp.asarray(POINTS[60:]), template, 4, solver="cg"
+        interpolate_with_diagnostics, jnp.asarray(POINTS[60:]), template, 4
     )
-    _, report = run()
+    _, report = run(solver=Solver("cg"))
     assert bool(report.converged)
     assert 3 < int(report.iterations) < 100
     assert float(report.residual) < 1e-13
-    _, report = run(max_iterations=2)
+    _, report = run(solver=Solver("cg", max_iterations=2))
     assert (bool(report.converged), int(report.iterations)) == (False, 2)
 
 
@@ -233,9 +234,7 @@ def test_gradients_are_central_differences(float64, solver, bandwidth, kernel):
     @jax.jit
     def loss(points):
         template = make_template(points[:60], labels, likeness)
-        scores = interpolate(
-            points[60:], template, 4, similarity=likeness, solver=solver
-        )
+        scores = interpolate(points[60:], template, 4, solver=Solver(solver))
         return -jnp.log(scores[jnp.arange(40), target]).sum()
 
     points = jnp.asarray(POINTS)
@@ -299,11 +298,7 @@ def test_bad_templates_are_one_line(change, message):
         (dict(features=jnp.zeros((0, 16))), r"`features` must hold at least one query"),
         (dict(features=jnp.full((3, 16), jnp.inf)), r"`features` must be finite"),
         (dict(features=jnp.zeros((3, 8))), r"one width.*\(3, 8\).*\(60, 16\)"),
-        (dict(similarity=SHORT), r"`template` was made with lists of 15.*5"),
         (dict(template_weight=-1.0), r"`template_weight` must be.*-1.0"),
-        (dict(solver="lu"), r"`solver` must be one of"),
-        (dict(tolerance=0.0), r"`tolerance` must be"),
-        (dict(max_iterations=0), r"`max_iterations` must be"),
     ],
 )
 def test_bad_queries_are_one_line(options, message):
@@ -327,3 +322,17 @@ def test_bad_queries_are_one_line(options, message):
 def test_bad_similarities_are_one_line(options, message):
     with pytest.raises(InputError, match=message):
         Similarity(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(method="lu"), r"`method` must be one of"),
+        (dict(dtype="float16"), r"`dtype` must be one of"),
+        (dict(tolerance=0.0), r"`tolerance` must be"),
+        (dict(max_iterations=0), r"`max_iterations` must be"),
+    ],
+)
+def test_bad_solvers_are_one_line(options, message):
+    with pytest.raises(InputError, match=message):
+        Solver(**options)
