@@ -230,6 +230,16 @@ class Head(Protocol):
     def __call__(self, features: Array, valid: Array, /) -> Array: ...
 
 
+def is_transductive(fun: Callable[..., Any]) -> bool:
+    """Whether a head's or classifier's answer depends on the rows beside it.
+
+    It says so by an attribute `transductive` of its static part. Such a classifier must
+    not be asked about padded or compacted batches.
+    """
+    static = fun.func if isinstance(fun, jax.tree_util.Partial) else fun
+    return bool(getattr(static, "transductive", False))
+
+
 class Defended(Protocol):
     """Any test-time defense: `(state, key, model_fn, x) -> logits [B, K]`."""
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from robustjax import _checks, _random
+from robustjax._gradients import with_gradient_of
 from robustjax.attacks import _outcome
 from robustjax.attacks._outcome import Candidate
 from robustjax.objectives import cross_entropy
@@ -66,22 +67,9 @@ def with_surrogate(fun: ArrayFn, surrogate: ArrayFn = _identity) -> ArrayFn:
                 f"`surrogate` must return the shape of `fun`, {value.shape}, got "
                 f"{smooth.shape}."
             )
-        return _swap(value, smooth)
+        return with_gradient_of(value, smooth)
 
     return run
-
-
-@jax.custom_jvp
-def _swap(value: Array, smooth: Array) -> Array:
-    """`value` with the derivative of `smooth`."""
-    del smooth  # adding and subtracting it, as is usual, would round
-    return value
-
-
-@_swap.defjvp
-def _swap_jvp(primals, tangents):
-    value, _ = primals
-    return value, tangents[1].astype(value.dtype)
 
 
 def against(

@@ -146,7 +146,7 @@ def interpolate_with_diagnostics(
       >>> bool(report.converged), report.reached.tolist()
       (True, [True])
     """
-    _check_call(features, template, num_classes)
+    check_call(features, template, num_classes)
     if valid is None:
         valid = jnp.ones(features.shape[:1], bool)
     system = _assemble(features, template, num_classes, valid, template_weight)
@@ -174,7 +174,8 @@ def interpolate_with_diagnostics(
     return scores.astype(features.dtype), report
 
 
-def _check_call(features: Array, template: Template, num_classes: int) -> None:
+def check_call(features: Array, template: Template, num_classes: int) -> None:
+    """Raises unless queries, template and classes fit one another."""
     graph.features(features=features, template=template.features)
     _checks.positive_int(num_classes=num_classes)
     if not features.shape[0]:
@@ -259,7 +260,7 @@ def _assemble(
     from_queries = jnp.where(itself | ~valid[:, None], 0.0, from_queries)
     to_query = of_templates.index >= count
     from_templates = jnp.where(to_query, weigh(template.features, of_templates), 0.0)
-    extra = _extra(template_weight, count, valid)
+    extra = extra_weight(template_weight, count, valid)
     from_templates = (1 + extra.astype(from_templates.dtype)) * from_templates
 
     # R: template columns of the queries' lists, and the queries in the templates'.
@@ -281,7 +282,8 @@ def _assemble(
     return System(diagonal, column, between, right)
 
 
-def _extra(template_weight: TemplateWeight, count: int, valid: Array) -> Array:
+def extra_weight(template_weight: TemplateWeight, count: int, valid: Array) -> Array:
+    """Gamma, for `count` templates and the queries that are `valid`."""
     ratio = (count + valid.sum()) / count
     if template_weight == "paper":
         return ratio - 1
