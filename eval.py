@@ -27,6 +27,9 @@ _SAVE = flags.DEFINE_bool("save_adversarial", False, "Keep each attack's x_adv."
 _CURVE = flags.DEFINE_list("curve", None, "Radii of a robustness curve, ascending.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data are, if they moved.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the attacks.")
+_HEAD = flags.DEFINE_string("head", None, "Another head: linear, wnll, ...")
+_TRANSFORM = flags.DEFINE_string("transform", None, "Before the model; or none.")
+_SET = flags.DEFINE_multi_string("set", [], "Override: --set=head.num_templates=500.")
 # Overrides of the suite's attacks.
 _NORM = flags.DEFINE_string("attack.norm", None, "linf, l2 or l1.")
 _EPS = flags.DEFINE_float("attack.eps", None, "Radius; step_size scales with it.")
@@ -40,18 +43,20 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
     config: Any = build.read_config(workdir)
     if _DATA_DIR.value is not None:
         config.data.data_dir = _DATA_DIR.value
+    build.override(config, _HEAD.value, _TRANSFORM.value, _SET.value)
     block = _evaluation(config.evaluation)
     radii = None if _CURVE.value is None else _radii(_CURVE.value)
     attack_at = None if radii is None else build.curve_attack(block)
     mesh = training.data_mesh()
+    build.check_suite(_SUITE.value)
 
     def another(other: str) -> LogitsFn:
         return build.restore(Path(other), mesh).logits_fn
 
-    attacks = build.build_suite(_SUITE.value, block, another)
-    run, step, predict = build.restore(
+    run, step, classifier = build.restore(
         workdir, mesh, config=config, checkpoint=_CHECKPOINT.value
     )
+    attacks = build.build_suite(_SUITE.value, block, another, classifier)
     key = jax.random.key(_SEED.value)
     chosen: dict[str, Any] = dict(
         key=key,
@@ -61,6 +66,7 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
     )
     test = run.splits.test
     kept = dict(keep_adversarial=_SAVE.value, state_dir=report, log=print)
+    predict = classifier.logits_fn
     result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
     curve = None
     if radii is not None and attack_at is not None:

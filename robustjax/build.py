@@ -7,9 +7,13 @@ table and called with the rest, so a factory's keywords *are* the schema of its 
 from robustjax.config.attacks import build_attack as build_attack
 from robustjax.config.attacks import build_suite as build_suite
 from robustjax.config.attacks import build_threat as build_threat
+from robustjax.config.attacks import check_suite as check_suite
 from robustjax.config.attacks import curve_attack as curve_attack
+from robustjax.config.classifiers import Classifier as Classifier
+from robustjax.config.overrides import override as override
 from robustjax.config.runs import Run as Run
 from robustjax.config.runs import build_augmentation as build_augmentation
+from robustjax.config.runs import build_classifier as build_classifier
 from robustjax.config.runs import build_loss as build_loss
 from robustjax.config.runs import build_model as build_model
 from robustjax.config.runs import build_optimizer as build_optimizer

@@ -93,7 +93,9 @@ def feature_collision(
         _outcome.check_call(logits_fn, x, y)
         _checks.same_shape(images=images[0], x=x[0])
         keys = _random.per_image_keys(key, x.shape[0])
-        pool = _flat(features_fn(images.astype(x.dtype)))
+        # The barrier keeps XLA from evaluating the model on constants as it compiles.
+        guides_x = jax.lax.optimization_barrier(images.astype(x.dtype))
+        pool = _flat(features_fn(guides_x))
         label = y if y.ndim == 1 else y.argmax(axis=1)
         guides = _nearest_of_others(
             _flat(features_fn(x)), label, pool, labels, num_targets

@@ -4,7 +4,7 @@ import inspect
 import runpy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from robustjax import attacks, threats
 from robustjax._checks import InputError, one_of
@@ -13,8 +13,26 @@ from robustjax.config.blocks import Block, call, lookup, make, rest
 from robustjax.evaluation import NamedAttack
 from robustjax.types import Array, Attack, LogitsFn, Threat
 
-Classifier = Callable[[str], LogitsFn]
+_LOOKS_INSIDE = ("feature_collision",)
+_ARRAYS = ("features_fn", "images", "labels")  # which no report shows
+
+Another = Callable[[str], LogitsFn]
 """Working directory of a run to the classifier that it left."""
+
+
+class Views(Protocol):
+    """What may be asked of the classifier under attack: `classifiers.Classifier`."""
+
+    has_head: bool
+    has_transform: bool
+
+    def view(self, changes: Block, /) -> LogitsFn:
+        """The classifier with these changes."""
+        ...
+
+    def guides(self) -> dict[str, Any]:
+        """What a feature collision needs."""
+        ...
 
 
 def build_threat(block: Block) -> Threat:
@@ -22,37 +40,54 @@ def build_threat(block: Block) -> Threat:
     return make("threat", names.THREATS, block)
 
 
-def build_attack(block: Block, classifier: Classifier | None = None) -> NamedAttack:
+def build_attack(
+    block: Block, another: Another | None = None, views: Views | None = None
+) -> NamedAttack:
     """The attack of a block, with all its parameters, defaults included.
 
     Beside the attack's own keywords a block may have `label`, its name in the report;
     `radii`, which makes it a minimum-norm attack without a limit, judged at these radii
-    and not counted in the worst case; and `counts=False` for one that is held to no
-    radius of the threat model.
+    and not counted in the worst case; `counts=False` for one that is held to no radius
+    of the threat model; and `view`, what changes in the classifier that it climbs.
 
     Args:
       block: The name and keywords; blocks inside blocks for `attack` and `attacks`.
-      classifier: Finds the models that `sources` of a transfer attack names.
+      another: Finds the models that `sources` of a transfer attack names.
+      views: The classifier under attack, which `view` and feature collisions need.
 
     Raises:
       InputError: a name, a keyword or a value is wrong.
     """
     given = dict(block)
     label = given.pop("label", None)
+    view = given.pop("view", None)
+    if views is None and (view is not None or given.get("name") in _LOOKS_INSIDE):
+        raise InputError(
+            f"The attack {label or given.get('name')!r} looks into the classifier: "
+            "only eval.py runs it."
+        )
     radii = _radii(given.pop("radii", ()))
     counts = given.pop("counts", not radii)
-    attack, parameters = _attack(given, classifier)
+    if given.get("name") in _LOOKS_INSIDE and views is not None:
+        given |= views.guides()
+    attack, parameters = _attack(given, another)
     norm = parameters["threat"]["name"] if radii and "threat" in parameters else None
     if radii and norm is None:
         raise InputError(
             "`radii` needs a `threat` in the same block, whose norm it is."
         )
     name = label or parameters["name"]
-    return NamedAttack(name, attack, parameters, counts, norm, radii)
+    source = None
+    if view is not None and views is not None:
+        source, parameters["view"] = views.view(view), _plain(view)
+    return NamedAttack(name, attack, parameters, counts, norm, radii, source)
 
 
 def build_suite(
-    suite: str, evaluation: Block, classifier: Classifier | None = None
+    suite: str,
+    evaluation: Block,
+    another: Another | None = None,
+    views: Views | None = None,
 ) -> list[NamedAttack]:
     """The attacks of a suite: by name, or the path of a Python file.
 
@@ -62,21 +97,37 @@ def build_suite(
     Args:
       suite: A name in `names.SUITES`, or a path that ends in ".py".
       evaluation: `config.evaluation`: threat, step_size, num_steps, num_restarts.
-      classifier: As in `build_attack`.
+      another: As in `build_attack`.
+      views: As in `build_attack`.
 
     Raises:
       InputError: there is no such suite, or one of its blocks is wrong.
     """
+    check_suite(suite)
+    if views is not None:
+        about = dict(has_head=views.has_head, has_transform=views.has_transform)
+        evaluation = {**evaluation, **about}
     if suite.endswith(".py"):
         blocks = _own_suite(Path(suite), evaluation)
     else:
-        if suite not in names.SUITES:
-            raise InputError(
-                f"`suite` must be one of {', '.join(names.SUITES)}, or the path of a "
-                f".py file with `get_config()`; got {suite!r}."
-            )
         blocks = names.SUITES[suite](evaluation)
-    return [build_attack(block, classifier) for block in blocks]
+    return [build_attack(block, another, views) for block in blocks]
+
+
+def check_suite(suite: str) -> None:
+    """Raises unless there is such a suite: what can be said before anything is loaded.
+
+    Raises:
+      InputError: there is none.
+    """
+    if suite.endswith(".py"):
+        if not Path(suite).is_file():
+            raise InputError(f"`suite` {suite} does not exist.")
+    elif suite not in names.SUITES:
+        raise InputError(
+            f"`suite` must be one of {', '.join(names.SUITES)}, or the path of a "
+            f".py file with `get_config()`; got {suite!r}."
+        )
 
 
 def curve_attack(block: Block) -> Callable[[Array], Attack]:
@@ -95,8 +146,6 @@ def curve_attack(block: Block) -> Callable[[Array], Attack]:
 
 
 def _own_suite(path: Path, evaluation: Block) -> Sequence[Block]:
-    if not path.is_file():
-        raise InputError(f"`suite` {path} does not exist.")
     try:
         content = runpy.run_path(str(path))
         get_config: Any = content.get("get_config")
@@ -128,16 +177,16 @@ def _radii(given: Any) -> tuple[float, ...]:
 
 
 def _attack(
-    given: dict[str, Any], classifier: Classifier | None
+    given: dict[str, Any], another: Another | None
 ) -> tuple[Attack, dict[str, Any]]:
     given = dict(given)
     name = given.pop("name", None)
     factory = lookup("attack", names.ATTACKS, name)
     arguments, shown = dict(given), dict(given)
     if "attack" in given:
-        arguments["attack"], shown["attack"] = _attack(given["attack"], classifier)
+        arguments["attack"], shown["attack"] = _attack(given["attack"], another)
     if "attacks" in given:
-        inner = [_attack(block, classifier) for block in given["attacks"]]
+        inner = [_attack(block, another) for block in given["attacks"]]
         arguments["attacks"] = [attack for attack, _ in inner]
         shown["attacks"] = [parameters for _, parameters in inner]
     if "threat" in given:
@@ -153,11 +202,13 @@ def _attack(
         shown["random_start"] = start
         arguments["random_start"] = _start(start, arguments.get("threat"))
     if "sources" in given:
-        if classifier is None:
+        if another is None:
             raise InputError(
                 "`sources` are other runs: only eval.py attacks from them."
             )
-        arguments["sources"] = [classifier(workdir) for workdir in given["sources"]]
+        arguments["sources"] = [another(workdir) for workdir in given["sources"]]
+    for inside in _ARRAYS:
+        shown.pop(inside, None)
     attack = call(f"attack {name}", factory, arguments)
     return attack, {"name": name, **_described(factory, shown)}
 
@@ -184,6 +235,8 @@ def _described(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[st
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float) and value == float("inf"):

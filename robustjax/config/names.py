@@ -1,6 +1,15 @@
 """Every name that a config may use, and what it stands for."""
 
-from robustjax import attacks, data, defenses, models, objectives, threats, training
+from robustjax import (
+    attacks,
+    data,
+    defenses,
+    interpolation,
+    models,
+    objectives,
+    threats,
+    training,
+)
 from robustjax.config import suites
 from robustjax.types import Objective
 
@@ -43,6 +52,7 @@ ATTACKS = {
     "jsma": attacks.jsma,
     "universal": attacks.universal,
     "stadv": attacks.stadv,
+    "feature_collision": attacks.feature_collision,
     "rotation_translation": attacks.rotation_translation,
     "wasserstein_pgd": attacks.wasserstein_pgd,
     "uniform_noise": attacks.uniform_noise,
@@ -86,8 +96,21 @@ LOSSES = {
     "adversarial": defenses.adversarial,
     "trades": defenses.trades,
     "mart": defenses.mart,
+    "wnll": defenses.wnll,
     "awp": defenses.awp,
 }
+STREAMS = {
+    "shuffled": data.shuffled_batches,
+    "templates": data.template_batches,
+}
+KERNELS = {"gaussian": interpolation.gaussian, "quartic": interpolation.quartic}
+HEADS = {
+    "wnll": interpolation.wnll,
+    "wnll_released": interpolation.wnll_released,
+    "nearest_neighbors": interpolation.nearest_neighbors,
+    "kernel_regression": interpolation.kernel_regression,
+}
+TRANSFORMS = {}
 OPTIMIZERS = {"sgd": training.sgd, "adam": training.adam, "adamw": training.adamw}
 SCHEDULES = {
     "constant": training.constant,
@@ -102,6 +125,7 @@ SUITES = {
     "screen": suites.screen,
     "namid_paper": suites.namid_paper,
     "wnll_paper": suites.wnll_paper,
+    "wnll_adaptive": suites.wnll_adaptive,
     "nip_paper": suites.nip_paper,
     "at_alp_paper": suites.at_alp_paper,
 }

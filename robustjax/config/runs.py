@@ -17,8 +17,18 @@ from robustjax._checks import InputError, one_of
 from robustjax.config import names
 from robustjax.config.attacks import build_attack
 from robustjax.config.blocks import Block, call, make
+from robustjax.config.classifiers import Classifier, build_similarity
 from robustjax.training import sharding
-from robustjax.types import Array, Key, LogitsFn, LossFn, Model, PyTree, Stage
+from robustjax.types import (
+    Array,
+    BatchStream,
+    Key,
+    LogitsFn,
+    LossFn,
+    Model,
+    PyTree,
+    Stage,
+)
 
 SELECTIONS = ("last", "validation/clean_accuracy", "validation/robust_accuracy")
 
@@ -99,22 +109,59 @@ def build_stages(
             ("last",) if splits.validation is None else SELECTIONS,
             selection=block.get("selection", "last"),
         )
-        stream = data.shuffled_batches(
-            splits.train, config.data.batch_size, seed=1000 * config.seed + position
+        given = block.get("data", dict(name="shuffled"))
+        stream, shape = _stream(
+            given, splits.train, config, seed=1000 * config.seed + position
         )
         total_steps = stream.steps_per_epoch * block.num_epochs
+        trainable = block.get("trainable")
+        apart = ("loss", "optimizer", "data", "trainable")
         stages.append(
             call(
                 name,
                 Stage,
-                {k: block[k] for k in block if k not in ("loss", "optimizer")},
+                {k: block[k] for k in block if k not in apart},
                 name=name,
-                loss_fn=build_loss(block.loss, model),
+                loss_fn=build_loss(block.loss, model, **shape),
                 optimizer=build_optimizer(block.optimizer, total_steps=total_steps),
                 data=stream,
+                trainable=None if trainable is None else _parts(tuple(trainable)),
             )
         )
     return stages
+
+
+def _stream(
+    block: Block, dataset: data.Dataset, config: Config, *, seed: int
+) -> tuple[BatchStream, dict[str, int]]:
+    """A stage's batches, and what of their shape its loss has to know."""
+    shape = {k: block[k] for k in ("num_templates", "num_queries") if k in block}
+    if block.get("name") == "shuffled":
+        return make(
+            "data",
+            names.STREAMS,
+            block,
+            dataset=dataset,
+            batch_size=config.data.batch_size,
+            seed=seed,
+        ), shape
+    if config.loop.accumulate != 1:
+        raise InputError(
+            f"`loop.accumulate` must be 1 with batches of templates, got "
+            f"{config.loop.accumulate}: a part of one has another number of them."
+        )
+    return make("data", names.STREAMS, block, dataset=dataset, seed=seed), shape
+
+
+def _parts(trained: tuple[str, ...]) -> Callable[[PyTree], PyTree]:
+    """What a stage trains, by the first names of the parameters' paths."""
+
+    def trainable(params: PyTree) -> PyTree:
+        for name in trained:
+            one_of(params, trainable=name)
+        return {name: name in trained for name in params}
+
+    return trainable
 
 
 def build_model(block: Block, *, num_classes: int) -> Model:
@@ -122,6 +169,18 @@ def build_model(block: Block, *, num_classes: int) -> Model:
     return models.from_linen(
         make("model", names.MODELS, block, num_classes=num_classes)
     )
+
+
+def build_classifier(
+    config: Config,
+    splits: data.Splits,
+    model: Model,
+    params: PyTree,
+    model_state: PyTree,
+) -> Classifier:
+    """What these weights make with the config's `head` and `transform`."""
+    augment = build_augmentation(config.data.augment)
+    return Classifier(config, splits.train, augment, model, params, model_state)
 
 
 def build_augmentation(block: Block) -> data.Augmentation:
@@ -136,15 +195,20 @@ def build_augmentation(block: Block) -> data.Augmentation:
     return data.chain(*chosen)
 
 
-def build_loss(block: Block, model: Model) -> LossFn:
-    """The loss of a block; `awp` wraps the loss in its own block `loss`."""
+def build_loss(block: Block, model: Model, **shape: int) -> LossFn:
+    """The loss of a block; `awp` wraps the loss in its own block `loss`.
+
+    `shape` is what the stage's data block says about its batches.
+    """
     given = dict(block)
     if given.get("name") == "awp":
         return defenses.awp(
-            build_loss(given["loss"], model),
+            build_loss(given["loss"], model, **shape),
             **{k: v for k, v in given.items() if k not in ("name", "loss")},
         )
-    fixed: dict[str, Any] = {"model": model}
+    fixed: dict[str, Any] = {"model": model, **shape}
+    if "similarity" in given:
+        fixed["similarity"] = build_similarity(given.pop("similarity"))
     if "attack" in given:
         fixed["attack"] = build_attack(given.pop("attack")).attack
     return make("loss", names.LOSSES, given, **fixed)
@@ -187,12 +251,17 @@ class Restored(NamedTuple):
     Attributes:
       run: Its data, model and options.
       step: The step of the checkpoint.
-      logits_fn: The classifier, a pytree of its weights.
+      classifier: The classifier, and the views that attacks take of it.
     """
 
     run: Run
     step: int
-    logits_fn: LogitsFn
+    classifier: Classifier
+
+    @property
+    def logits_fn(self) -> LogitsFn:
+        """The classifier, a pytree of its weights."""
+        return self.classifier.logits_fn
 
 
 def restore(
@@ -224,8 +293,12 @@ def restore(
         average=described.options.average_decay is not None,
         mesh=mesh,
     )
-    classifier = models.logits_fn(
-        described.model, state.evaluated_params, state.model_state
+    classifier = build_classifier(
+        config,
+        described.splits,
+        described.model,
+        state.evaluated_params,
+        state.model_state,
     )
     return Restored(described, int(state.step), classifier)
 
@@ -249,7 +322,8 @@ def _validation(config: Config, splits: data.Splits, model: Model, mesh: Mesh):
     )
 
     def validate(params: PyTree, model_state: PyTree) -> dict[str, float]:
-        result = judge(models.logits_fn(model, params, model_state))
+        built = build_classifier(config, splits, model, params, model_state)
+        result = judge(built.logits_fn)
         return {
             "validation/clean_accuracy": float(result.clean_correct.mean()),
             "validation/robust_accuracy": float(result.worst_case_correct.mean()),

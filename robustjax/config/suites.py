@@ -9,6 +9,7 @@ and are no substitute for `standard`.
 import math
 from typing import Any
 
+from robustjax._checks import InputError
 from robustjax.config.blocks import Block
 
 Blocks = list[dict[str, Any]]
@@ -110,32 +111,125 @@ def namid_paper(evaluation: Block) -> Blocks:
 
 
 def wnll_paper(evaluation: Block) -> Blocks:
-    """FGSM, iterated FGSM and CW-L2 with the constants of the later WNLL code.
+    """FGSM, iterated FGSM and CW-L2 as the WNLL papers' code runs them.
 
-    On CIFAR-10; the radius of FGSM and the scale of CW are options there, of which only
-    the example 0.02 is known. CW is shrunk towards x by that scale, as released.
+    On a run with a head, the attacks climb the scores U as if they were logits, with
+    the derivative of the linear head in place of the interpolation's, and look past an
+    input transform; their code also draws new templates for every batch, and
+    interpolates the whole batch (`--set=head.queries=batch`). The constants are those
+    of the later CIFAR-10 scripts unless `evaluation.wnll_paper` has others; the radius
+    of FGSM and the scale of CW are options there, of which only the example 0.02 is
+    known. CW is shrunk towards x by that scale, as released.
     """
-    del evaluation
+    given: dict[str, Any] = evaluation.get("wnll_paper") or dict(
+        fgsm=dict(eps=0.02),
+        ifgsm=dict(eps=0.031, step_size=0.003, num_steps=100),
+        cw=dict(constant=10.0, num_steps=50, step_size=6e-4),
+        cw_scale=0.02,
+    )
+    view: dict[str, Any] = {}
+    if evaluation.get("has_transform"):
+        view |= dict(transform=None)
+    if evaluation.get("has_head"):
+        view |= dict(name="wnll_released", gradient="straight_through")
+    seen: dict[str, Any] = dict(view=view) if view else {}
+    ifgsm, scale = dict(given["ifgsm"]), given["cw_scale"]
+    eps, steps = ifgsm.pop("eps"), ifgsm["num_steps"]
     return [
-        dict(name="fgsm", threat=_threat("linf", 0.02), label="FGSM 0.02"),
+        dict(
+            name="fgsm",
+            threat=_threat("linf", given["fgsm"]["eps"]),
+            label=f"FGSM {given['fgsm']['eps']:g}",
+            **seen,
+        ),
         dict(
             name="bim",
-            threat=_threat("linf", 0.031),
-            step_size=0.003,
-            num_steps=100,
-            label="IFGSM-100",
+            threat=_threat("linf", eps),
+            **ifgsm,
+            label=f"IFGSM-{steps}",
+            **seen,
         ),
         dict(
             name="carlini_wagner_fixed",
             threat=_threat("l2", math.inf),
-            constant=10.0,
-            num_steps=50,
-            step_size=6e-4,
-            scale=0.02,
+            **given["cw"],
+            scale=scale,
             counts=False,
-            label="CW-L2 scaled by 0.02",
+            label=f"CW-L2 scaled by {scale:g}",
+            **seen,
         ),
     ]
+
+
+def wnll_adaptive(evaluation: Block) -> Blocks:
+    """The attacks of somebody who knows that there is an interpolation, or a transform.
+
+    All at the radius of `config.evaluation`. Exact gradients of three objectives,
+    surrogates of the linear head and of a smooth graph, transfer from the linear head,
+    several templates and masks at once, other queries beside, features, queries.
+    """
+    has_head, has_transform = (
+        evaluation.get("has_head"),
+        evaluation.get("has_transform"),
+    )
+    if not has_head and not has_transform:
+        raise InputError(
+            "`suite` wnll_adaptive judges a head or a transform: take --head=wnll or "
+            "--transform=total_variation, or the suite standard."
+        )
+
+    def pgd(label: str, *, count: int = 5, num_steps: int = 100, **options: Any):
+        seen = {"view": options.pop("view")} if "view" in options else {}
+        attack = _pgd(evaluation, num_steps=num_steps, iterate="best", **options)
+        label = f"{label}, PGD-{num_steps} x {count}"
+        return _restarts(attack, count, at_once=1, label=label, **seen)
+
+    def apgd(label: str, **options: Any):
+        return dict(name="apgd", threat=evaluation["threat"], label=label, **options)
+
+    linear = dict(name="linear")
+    blocks: Blocks = [
+        pgd("exact, cross-entropy"),
+        pgd("exact, margin of logits", objective="margin"),
+        apgd("exact, APGD-CE"),
+        apgd("exact, APGD-DLR", objective="dlr"),
+    ]
+    if has_head:
+        smooth = dict(similarity=dict(num_neighbors=None, bandwidth_rank=30))
+        draws = dict(num_sets=10, average="draws", seed=1)
+        among = dict(queries="batch", companions=31)
+        released = dict(name="wnll_released")
+        blocks += [
+            pgd("exact, margin of U", objective="margin", view=released),
+            pgd("smooth graph", view=dict(gradient=smooth)),
+            pgd("straight-through", view=dict(gradient="straight_through")),
+            pgd("linear head, margin", objective="margin", view=linear),
+            _autoattack(evaluation)
+            | dict(view=linear, label="linear head, AutoAttack"),
+            pgd("10 other templates", count=1, view=draws),
+            pgd("whole batch", count=1, view=dict(queries="batch")),
+            pgd("among 31 clean", count=1, num_steps=20, view=among),
+            dict(
+                name="feature_collision",
+                threat=evaluation["threat"],
+                step_size=evaluation["step_size"],
+                num_steps=50,
+                label="feature collision",
+            ),
+        ]
+    if has_transform:
+        blocks += [
+            pgd("past the transform", view=dict(transform=None)),
+            pgd("10 masks", count=1, num_steps=40, view=dict(samples=10)),
+            pgd(
+                "unrolled",
+                count=1,
+                num_steps=20,
+                view=dict(transform=dict(gradient="unrolled")),
+            ),
+        ]
+    square = dict(name="square", threat=evaluation["threat"], num_queries=1000)
+    return [*blocks, square | dict(label="Square, 1,000 queries")]
 
 
 def nip_paper(evaluation: Block) -> Blocks:

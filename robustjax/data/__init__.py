@@ -17,3 +17,4 @@ from robustjax.data.dataset import Dataset as Dataset
 from robustjax.data.dataset import Splits as Splits
 from robustjax.data.dataset import stratified_subset as stratified_subset
 from robustjax.data.sources import load as load
+from robustjax.data.template_batches import template_batches as template_batches

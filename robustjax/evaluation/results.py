@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from robustjax.attacks import StageOutcome
-from robustjax.types import Attack
+from robustjax.types import Attack, LogitsFn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,8 @@ class NamedAttack:
       norm: Of a minimum-norm attack without a limit, the norm that it keeps small. The
         report then gives the accuracy at each of `radii`.
       radii: See `norm`.
+      source: What the attack climbs in place of the classifier that is judged: another
+        model, or the same with another gradient. None is the classifier itself.
     """
 
     name: str
@@ -33,6 +35,7 @@ class NamedAttack:
     counts: bool = True
     norm: str | None = None
     radii: tuple[float, ...] = ()
+    source: LogitsFn | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Runs attacks on a data set, sharded, one compilation each."""
 
+import dataclasses
 import functools
 import math
 import time
@@ -18,7 +19,7 @@ from robustjax.attacks import Placement, StagedAttack, broken
 from robustjax.data import Dataset, EvalBatch, as_float, evaluation_batches
 from robustjax.evaluation.results import AttackResult, NamedAttack, Robustness
 from robustjax.training import sharding
-from robustjax.types import Array, Attack, Key, LogitsFn
+from robustjax.types import Array, Attack, Key, LogitsFn, is_transductive
 
 
 def evaluate(
@@ -72,9 +73,8 @@ def evaluate(
     """
     _checks.positive_int(batch_size=batch_size)
     predict = _as_pytree(logits_fn)
-    batches = functools.partial(
-        _batches, dataset, batch_size, num_examples, mesh or sharding.data_mesh()
-    )
+    shape = (dataset, batch_size, num_examples, mesh)
+    batches = functools.partial(_batches, predict, *shape)
     total = len(dataset) if num_examples is None else num_examples
 
     def gather(run: Callable[[Any], NamedTuple]) -> tuple[Any, float]:
@@ -91,15 +91,20 @@ def evaluate(
         warnings.warn(_checks.PROBABILITIES, stacklevel=2)
     results = []
     for position, named in enumerate(attacks):
+        source = predict if named.source is None else _as_pytree(named.source)
         if isinstance(named.attack, StagedAttack):
-            run = functools.partial(
-                _staged, named, key, predict, dataset, batch_size, total, mesh
+            found = _staged(
+                *(named, key, source, predict, dataset, batch_size, total, mesh),
+                *(keep_adversarial, position),
+                state_dir=state_dir,
+                log=log,
             )
-            found = run(keep_adversarial, position, state_dir=state_dir, log=log)
         else:
             attack = _as_pytree(named.attack)
             run = functools.partial(_attacked, keep_adversarial)
-            rows, seconds = gather(lambda b, a=attack, run=run: run(a, key, predict, b))
+            rows, seconds = gather(
+                lambda b, a=attack, run=run, s=source: run(a, key, s, predict, b)
+            )
             found = _result(named, rows, seconds)
         results.append(found)
     return Robustness(
@@ -145,7 +150,7 @@ def robustness_curve(
     if radii.ndim != 1 or not radii.size or radii[0] < 0 or np.any(np.diff(radii) <= 0):
         raise _checks.InputError(f"`eps` must be ascending radii from 0, got {eps!r}.")
     predict = _as_pytree(logits_fn)
-    batches = _batches(dataset, batch_size, num_examples, mesh or sharding.data_mesh())
+    batches = _batches(predict, dataset, batch_size, num_examples, mesh)
     total = len(dataset) if num_examples is None else num_examples
 
     @jax.jit
@@ -191,10 +196,15 @@ def _clean(predict: LogitsFn, x: Array, y: Array) -> _Clean:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _attacked(
-    keep: bool, attack: Attack, key: Key, predict: LogitsFn, batch: Any
+    keep: bool,
+    attack: Attack,
+    key: Key,
+    source: LogitsFn,
+    predict: LogitsFn,
+    batch: Any,
 ) -> _Found:
     x = as_float(batch.x)
-    x_adv = attack(_image_keys(key, batch.index), predict, x, batch.y)
+    x_adv = attack(_image_keys(key, batch.index), source, x, batch.y)
     _checks.same_shape(x_adv=x_adv, x=x)
     return _found(~broken(predict(x_adv), batch.y), x_adv, x, keep)
 
@@ -242,6 +252,7 @@ def _result(
 def _staged(
     named: NamedAttack,
     key: Key,
+    source: LogitsFn,
     predict: LogitsFn,
     dataset: Dataset,
     batch_size: int,
@@ -254,6 +265,12 @@ def _staged(
     log: Callable[[str], None] | None,
 ) -> AttackResult:
     """A staged attack on the whole set, sharded like the others, in one result."""
+    if is_transductive(source):
+        raise _checks.InputError(
+            f"The attack {named.name!r} leaves broken images out of its batches, where "
+            "they would be queries of a transductive classifier: take "
+            "queries='single' (or a view with it)."
+        )
     mesh = mesh or sharding.data_mesh()
     placement = Placement(
         mesh.shape["data"],
@@ -269,7 +286,7 @@ def _staged(
     start = time.monotonic()
     outcome = named.attack.run(
         key,
-        predict,
+        source,
         x,
         dataset.labels[:total],
         index=dataset.index[:total],
@@ -279,19 +296,37 @@ def _staged(
         log=log,
     )
     seconds = time.monotonic() - start
+    correct = outcome.correct
+    if named.source is not None:
+        moved = dataclasses.replace(
+            dataset.take(slice(total)), images=np.asarray(outcome.x_adv, np.float32)
+        )
+        rows = _batches(predict, moved, batch_size, None, mesh)
+        judged = [sharding.to_host(_clean(predict, b.x, b.y)) for b in rows]
+        correct = np.concatenate([part.correct for part in judged])[:total]
     points = jnp.asarray(outcome.x_adv)
-    found = jax.device_get(_found(jnp.asarray(outcome.correct), points, x, keep))
+    found = jax.device_get(_found(jnp.asarray(correct), points, x, keep))
     extra = dict(stages=outcome.stages, warnings=outcome.warnings)
     return _result(named, found, seconds, **extra)
 
 
 def _batches(
-    dataset: Dataset, batch_size: int, num_examples: int | None, mesh: Mesh
+    predict: LogitsFn,
+    dataset: Dataset,
+    batch_size: int,
+    num_examples: int | None,
+    mesh: Mesh | None,
 ) -> Iterator[EvalBatch]:
     """Block after block, on the devices; one shape, a multiple of the devices."""
+    mesh = mesh or sharding.data_mesh()
     devices = mesh.shape["data"]
     total = len(dataset) if num_examples is None else num_examples
     batch_size = devices * math.ceil(min(batch_size, max(total, 1)) / devices)
+    if is_transductive(predict) and total % batch_size:
+        raise _checks.InputError(
+            f"`batch_size` must divide the {total} images of a transductive "
+            f"classifier, or padding would be queries; got {batch_size}."
+        )
     for batch in evaluation_batches(dataset, batch_size, num_examples=num_examples):
         index = batch.index.astype(np.uint32)  # what keys fold in
         yield sharding.global_rows(mesh, batch._replace(index=index))

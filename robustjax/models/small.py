@@ -19,14 +19,15 @@ class SmallCNN(nn.Module):
 
     Paths: "normalise"; "conv1_2" and "relu1_2" (stage 1, second convolution, before and
     after the ReLU); "stage1" (after the pooling); "flatten", [B, D] in the order
-    height, width, channel; "dense" (before the ReLU); "features" (after it: the input
-    of the head); "head".
+    height, width, channel; "dense" (before the ReLU); "buffer" and "buffer/fc1", where
+    there is one; "features" (the input of the head); "head".
 
     Attributes:
       num_classes: K.
       stages: The widths of each stage's convolutions.
       kernel_size: Of the convolutions, odd; the padding keeps the size.
       dense: Width of the hidden layer.
+      buffer: Number of FC(dense, dense) + ReLU layers before the head; 0 is none.
       normalise: `(mean, std)` per channel, or None.
       dtype: Of the computation, but for the head; parameters are float32.
 
@@ -41,6 +42,7 @@ class SmallCNN(nn.Module):
     stages: tuple[tuple[int, ...], ...] = ((16, 32),)
     kernel_size: int = 3
     dense: int = 128
+    buffer: int = 0
     normalise: layers.ChannelStatistics | None = None
     dtype: Any = jnp.float32
 
@@ -67,7 +69,10 @@ class SmallCNN(nn.Module):
             x
         )
         return layers.classify(
-            nn.relu(x), num_classes=self.num_classes, buffer=0, dtype=self.dtype
+            nn.relu(x),
+            num_classes=self.num_classes,
+            buffer=self.buffer,
+            dtype=self.dtype,
         )
 
 
@@ -138,6 +143,7 @@ def small_cnn(
     stages: Sequence[Sequence[int]] = ((16, 32),),
     kernel_size: int = 3,
     dense: int = 128,
+    buffer: int = 0,
     normalise: Sequence[Sequence[float]] | None = None,
     dtype: Any = "float32",
 ) -> SmallCNN:
@@ -148,6 +154,7 @@ def small_cnn(
       stages: For each stage the widths of its convolutions, `((32,), (64,))`.
       kernel_size: Odd.
       dense: Width of the hidden layer.
+      buffer: Number of buffer layers, at least 0.
       normalise: `(mean, std)`, one number per channel each, or None.
       dtype: "float32" or "bfloat16".
 
@@ -164,6 +171,7 @@ def small_cnn(
       (2, 392)
     """
     _checks.positive_int(num_classes=num_classes, kernel_size=kernel_size, dense=dense)
+    layers.checked_count(buffer=buffer)
     if kernel_size % 2 == 0:
         raise InputError(f"`kernel_size` must be odd, got {kernel_size}.")
     for stage in stages:
@@ -178,6 +186,7 @@ def small_cnn(
         tuple(tuple(stage) for stage in stages),
         kernel_size,
         dense,
+        buffer,
         layers.checked_statistics(normalise),
         layers.checked_dtype(dtype),
     )

@@ -1,0 +1,306 @@
+"""The classifier that a run's weights and the blocks `head` and `transform` make.
+
+Beside the classifier that is judged there are views of it, which differ in what an
+attacker may ask of it: another gradient, the bare linear head, several draws of
+templates or masks at once. A view is written like the block, as what changes in it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from robustjax import data, interpolation, models
+from robustjax._checks import InputError, one_of, positive_int
+from robustjax.attacks import expectation
+from robustjax.config import names
+from robustjax.config.blocks import Block, call, lookup, make
+from robustjax.interpolation import Similarity, Template
+from robustjax.interpolation.wnll import TemplateWeight
+from robustjax.types import (
+    Array,
+    Head,
+    InputTransform,
+    Key,
+    LogitsFn,
+    Model,
+    PyTree,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadSettings:
+    """The block `head`.
+
+    Attributes:
+      name: In `names.HEADS`, or "linear", the model's own.
+      layer: Whose output the head is on.
+      num_templates: Training images of a set of templates.
+      num_sets: Sets over which the head averages.
+      disjoint: Whether they are chunks of the training set, without overlap.
+      balanced: Whether a set has as many templates of every class.
+      augment: Whether templates are augmented like training images.
+      seed: Of the draw of templates and of their augmentation.
+      queries: "single" answers each image as if it were alone, "batch" all images of
+        an evaluation batch together, as the papers do.
+      average: "scores" or "draws", see `interpolation.wnll`.
+      template_weight: See `interpolation.interpolate`.
+      similarity: Keywords of `Similarity`, the kernel by name.
+      gradient: "exact", "straight_through", or a view (what changes in this block)
+        whose derivative takes the place of this one's.
+      companions: Clean training images that are the other queries of each image, with
+        `queries="batch"`; 0 for none.
+    """
+
+    name: str = "wnll"
+    layer: str = "features"
+    num_templates: int = 1000
+    num_sets: int = 1
+    disjoint: bool = False
+    balanced: bool = False
+    augment: bool = True
+    seed: int = 0
+    queries: Literal["single", "batch"] = "single"
+    average: Literal["scores", "draws"] = "scores"
+    template_weight: TemplateWeight = "paper"
+    similarity: Block = dataclasses.field(default_factory=dict)
+    gradient: Any = "exact"
+    companions: int = 0
+
+    def __post_init__(self):
+        one_of(("linear", *names.HEADS), **{"head name": self.name})
+        positive_int(num_templates=self.num_templates, num_sets=self.num_sets)
+
+
+class Classifier:
+    """A run's classifier, whole and in the views that attacks take of it."""
+
+    def __init__(
+        self,
+        config: Any,
+        train: data.Dataset,
+        augment: data.Augmentation,
+        model: Model,
+        params: PyTree,
+        model_state: PyTree,
+    ):
+        """Of these weights.
+
+        Args:
+          config: The run's, with or without the blocks `head` and `transform`.
+          train: Where templates are drawn from.
+          augment: The training set's augmentation.
+          model: The model.
+          params: Its parameters.
+          model_state: Its BatchNorm statistics.
+        """
+        head = config.get("head")
+        self._head = HeadSettings(name="linear")
+        if head is not None:
+            self._head = call("head", HeadSettings, _dict(head))
+        self._transform = _dict(config.get("transform") or {})
+        self.has_head = self._head.name != "linear"
+        self.has_transform = bool(self._transform)
+        self._train, self._augment = train, augment
+        self._weights = (model, params, model_state)
+
+    @functools.cached_property
+    def logits_fn(self) -> LogitsFn:
+        """What is judged."""
+        return self.view({})
+
+    def view(self, changes: Block) -> LogitsFn:
+        """The classifier with these changes.
+
+        Args:
+          changes: Keywords of the block `head`; `transform`, None to look past it or
+            changes in its block; `samples`, masks averaged over by an attack.
+
+        Raises:
+          InputError: a keyword or value is wrong.
+        """
+        changes = _dict(changes)
+        samples = changes.pop("samples", 1)
+        positive_int(samples=samples)
+        block = dict(self._transform)
+        if "transform" in changes:
+            changed = changes.pop("transform")
+            block = {} if changed is None else {**block, **changed}
+        head = call("view", functools.partial(dataclasses.replace, self._head), changes)
+        transform = _transform(block)
+        fun = self._interpolated(head, transform)
+        if transform is None:
+            return fun
+        key = jax.random.key(block.get("seed", 0))
+        return expectation(
+            Partial(_Transformed(transform.apply), fun),
+            jax.random.fold_in(key, 1),
+            samples,
+            average="logits" if samples == 1 else "objective",
+        )
+
+    def guides(self) -> dict[str, Any]:
+        """What a feature collision needs: features, and images to take them from."""
+        model, params, model_state = self._weights
+        rows = interpolation.draw_templates(
+            jax.random.key(self._head.seed),
+            jnp.asarray(self._train.labels),
+            min(self._head.num_templates, len(self._train)),
+        )[0]
+        chosen = self._train.take(np.asarray(rows))
+        fun = Partial(_Features(model, self._head.layer), params, model_state)
+        return dict(
+            features_fn=fun,
+            images=data.as_float(jnp.asarray(chosen.images)),
+            labels=jnp.asarray(chosen.labels),
+        )
+
+    def _interpolated(
+        self, head: HeadSettings, transform: InputTransform | None
+    ) -> LogitsFn:
+        if head.name == "linear":
+            return models.logits_fn(*self._weights)
+        gradient = head.gradient
+        if isinstance(gradient, Mapping):
+            smooth = call(
+                "gradient", functools.partial(dataclasses.replace, head), gradient
+            )
+            smooth = dataclasses.replace(
+                smooth, gradient=gradient.get("gradient", "exact")
+            )
+            gradient = self._interpolated(smooth, transform)
+        return interpolation.interpolated_logits_fn(
+            *self._weights,
+            self._built(head, transform),
+            layer=head.layer,
+            gradient=gradient,
+        )
+
+    def _built(self, head: HeadSettings, transform: InputTransform | None) -> Head:
+        key = jax.random.key(head.seed)
+        rows = interpolation.draw_templates(
+            key,
+            jnp.asarray(self._train.labels),
+            head.num_templates,
+            num_sets=head.num_sets,
+            balanced=head.balanced,
+            disjoint=head.disjoint,
+        )
+        template = self._template(head, np.asarray(rows), transform)
+        num_classes = self._train.num_classes
+        options: dict[str, Any] = dict(average=head.average)
+        if head.name.startswith("wnll"):
+            options |= dict(queries=head.queries, template_weight=head.template_weight)
+        if head.name == "wnll":
+            options |= dict(unreachable="nan")
+        built = names.HEADS[head.name](template, num_classes, **options)
+        if not head.companions:
+            return built
+        others = interpolation.draw_templates(
+            jax.random.fold_in(key, 2),
+            jnp.asarray(self._train.labels),
+            head.companions,
+        )
+        features = self._embedded(head, np.asarray(others[0]), transform)
+        return interpolation.among(built, features)
+
+    def _template(
+        self,
+        head: HeadSettings,
+        rows: np.ndarray,
+        transform: InputTransform | None,
+    ) -> Template:
+        similarity = build_similarity(head.similarity)
+        labels = self._train.labels[rows]
+        counts = [np.bincount(y, minlength=self._train.num_classes) for y in labels]
+        if np.min(counts) == 0:
+            raise InputError(
+                f"`head.num_templates` {head.num_templates} drew no template of class "
+                f"{int(np.argmin(counts)) % self._train.num_classes}: draw more, or "
+                "set head.balanced."
+            )
+        sets = [
+            interpolation.make_template(
+                self._embedded(head, chosen, transform),
+                jnp.asarray(y),
+                similarity,
+            )
+            for chosen, y in zip(rows, labels, strict=True)
+        ]
+        if len(sets) == 1 and head.average == "scores":
+            return sets[0]
+        return interpolation.stack_templates(sets)
+
+    def _embedded(
+        self,
+        head: HeadSettings,
+        rows: np.ndarray,
+        transform: InputTransform | None,
+    ) -> Array:
+        """Features of training images, as a query of the same image would have them."""
+        key = jax.random.key(head.seed)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(
+            jax.random.fold_in(key, 1), self._train.index[rows].astype(np.uint32)
+        )
+        x = data.as_float(jnp.asarray(self._train.images[rows]))
+        if head.augment:
+            x = jax.jit(self._augment)(keys, x)
+        if transform is not None:
+            x = _transformed(transform, keys, models.logits_fn(*self._weights), x)
+        return interpolation.embed(*self._weights, x, layer=head.layer)
+
+
+def build_similarity(block: Block) -> Similarity:
+    """The `Similarity` of a block, its kernel by name."""
+    given = dict(block)
+    if "kernel" in given:
+        given["kernel"] = lookup("kernel", names.KERNELS, given["kernel"])
+    return call("similarity", Similarity, given)
+
+
+def _dict(block: Block) -> dict[str, Any]:
+    to_dict = getattr(block, "to_dict", None)
+    return dict(block) if to_dict is None else to_dict()
+
+
+def _transform(block: Block) -> InputTransform | None:
+    if not block:
+        return None
+    given = {k: v for k, v in block.items() if k != "seed"}
+    return _made(tuple(sorted(given.items())))
+
+
+@functools.cache
+def _made(items: tuple[tuple[str, Any], ...]) -> InputTransform:
+    """One object per block, so that code compiled for it is found again."""
+    return make("transform", names.TRANSFORMS, dict(items))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _transformed(
+    transform: InputTransform, keys: Key, logits_fn: LogitsFn, x: Array
+) -> Array:
+    return transform.apply((), keys, logits_fn, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Transformed:
+    apply: Any
+
+    def __call__(self, fun: LogitsFn, keys: Key, x: Array) -> Array:
+        return fun(self.apply((), keys, fun, x))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Features:
+    model: Model
+    layer: str
+
+    def __call__(self, params: PyTree, model_state: PyTree, x: Array) -> Array:
+        output = self.model.apply(params, model_state, x, capture=(self.layer,))
+        return output.features[self.layer]

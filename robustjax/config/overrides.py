@@ -1,0 +1,58 @@
+"""What `eval.py` changes in the config of a run before it judges it."""
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from robustjax._checks import InputError
+
+
+def override(
+    config: Any, head: str | None, transform: str | None, changes: Sequence[str]
+) -> None:
+    """Changes a config in place.
+
+    Args:
+      config: Of a run.
+      head: Another head by name, with its defaults; None keeps the block as it is, and
+        so does the name that it has.
+      transform: The same for the transform; "none" takes it away.
+      changes: "block.name=value" each, values as in Python, else words.
+
+    Raises:
+      InputError: a change does not fit.
+
+    Example:
+      >>> config = ConfigDict({"evaluation": {"batch_size": 512}})
+      >>> override(config, "wnll", None,
+      ...     ["head.num_templates=500", "head.similarity.kernel=quartic"])
+      >>> config.head.num_templates, config.head.similarity.kernel
+      (500, 'quartic')
+    """
+    config.unlock()
+    for block, name in (("head", head), ("transform", transform)):
+        if name is not None and (config.get(block) or {}).get("name") != name:
+            config[block] = ConfigDict({} if name == "none" else {"name": name})
+    for change in changes:
+        path, _, text = change.partition("=")
+        first, *rest = path.split(".")
+        if not text or not rest or not isinstance(config.get(first), ConfigDict):
+            raise InputError(
+                "`--set` must be block.name=value of a block that is there, as in "
+                f"head.num_templates=500; got {change!r}."
+            )
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        inside = config[first]
+        for part in rest[:-1]:
+            if not isinstance(inside.get(part), ConfigDict):
+                inside[part] = ConfigDict()
+            inside = inside[part]
+        try:
+            inside[rest[-1]] = value
+        except TypeError as error:
+            raise InputError(f"`--set` {change!r}: {error}.") from error
