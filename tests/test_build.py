@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -170,7 +171,18 @@ EVALUATION = {"threat": LINF, "step_size": 0.025, "num_steps": 3, "num_restarts"
 
 @pytest.mark.parametrize("suite", names.SUITES)
 def test_every_suite_builds(suite):
-    attacks = build.build_suite(suite, EVALUATION)
+    views = None
+    if suite == "wnll_adaptive":
+        guides = dict(
+            features_fn=lambda z: z, images=jnp.zeros((2, 1)), labels=jnp.arange(2)
+        )
+        views = SimpleNamespace(
+            has_head=True,
+            has_transform=True,
+            view=lambda changes: logits_fn,
+            guides=lambda: guides | {"num_targets": 2},
+        )
+    attacks = build.build_suite(suite, EVALUATION, None, views)
     assert len({attack.name for attack in attacks}) == len(attacks)
     for attack in attacks:
         json.dumps(attack.parameters, allow_nan=False)

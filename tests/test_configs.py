@@ -14,6 +14,7 @@ from robustjax.data import Dataset, Splits
 from robustjax.types import Batch
 
 SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+TRAIN = {"digits": 1080, "mnist": 59_000, "cifar10": 49_000}
 FOLDER = Path(configs.__file__).parent
 NAMES = [
     path.stem
@@ -23,14 +24,14 @@ NAMES = [
 
 
 def fake(name, **_):
-    """As many zeros as it takes to fill a batch."""
+    """As many zeros as there are images."""
 
     def split(count):
         labels = np.arange(count, dtype=np.int32) % 10
-        images = np.zeros((count, *SHAPES[name]), np.uint8)
+        images = np.broadcast_to(np.uint8(0), (count, *SHAPES[name]))  # no memory
         return Dataset(images, labels, np.arange(count), tuple("0123456789"), name)
 
-    return Splits(train=split(2048), validation=split(20), test=split(20))
+    return Splits(train=split(TRAIN[name]), validation=split(20), test=split(20))
 
 
 def test_there_are_configs():
@@ -73,6 +74,9 @@ def test_a_config_builds_and_its_step_has_the_right_shapes(name, monkeypatch):
             return step(state, batch), state
 
         size, shape = config.data.batch_size, SHAPES[config.data.name]
+        rows = config[stage.name].get("data")
+        if rows is not None:
+            size = rows.num_templates + rows.num_queries
         batch = Batch(
             jax.ShapeDtypeStruct((size, *shape), np.uint8),
             jax.ShapeDtypeStruct((size,), np.int32),

@@ -1,0 +1,241 @@
+"""Heads of a config: what is judged, and in which views attacks may climb it."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from robustjax import InputError, attacks, build, data, evaluation, models, threats
+from robustjax.config import names
+from robustjax.data import Dataset
+from robustjax.types import is_transductive
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+MODEL = models.from_linen(models.small_cnn(stages=((4,),), dense=8))
+SPLITS = data.load("digits")
+X, Y = jnp.asarray(SPLITS.test.images[:6]), jnp.asarray(SPLITS.test.labels[:6])
+SHORT = {"num_neighbors": 5, "bandwidth_rank": 3}
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return MODEL.init(jax.random.key(0), X)
+
+
+def built(weights, augmentation=(), **head):
+    config = ml_collections.ConfigDict(
+        {
+            "head": {"name": "wnll", "num_templates": 60, "similarity": SHORT, **head},
+            "data": {"augment": dict(augmentation)},
+        }
+    )
+    return build.build_classifier(config, SPLITS, MODEL, *weights)
+
+
+def test_the_judged_classifier_is_the_head_over_drawn_templates(weights):
+    classifier = built(weights)
+    answer = jax.jit(lambda f, x: f(x))
+    logits = answer(classifier.logits_fn, X)
+    assert logits.shape == (6, 10)
+    np.testing.assert_allclose(jnp.exp(logits).sum(axis=1), 1, atol=1e-5)
+    assert not is_transductive(classifier.logits_fn)
+    np.testing.assert_array_equal(logits, answer(built(weights).logits_fn, X))
+    other = answer(built(weights, seed=1).logits_fn, X)
+    assert np.abs(logits - other).max() > 1e-3
+    # One image's answer is its own.
+    alone = answer(classifier.logits_fn, X[:1])
+    np.testing.assert_allclose(alone, logits[:1], atol=1e-4)
+
+
+def test_templates_are_augmented_where_the_config_says_so(weights):
+    crop = {"random_crop": {"padding": 2}}
+    plain, augmented = built(weights), built(weights, augmentation=crop)
+    untouched = built(weights, augmentation=crop, augment=False)
+    assert np.abs(plain.logits_fn(X) - augmented.logits_fn(X)).max() > 1e-3
+    np.testing.assert_array_equal(plain.logits_fn(X), untouched.logits_fn(X))
+
+
+VIEWS = {
+    "linear": dict(name="linear"),
+    "straight-through": dict(gradient="straight_through"),
+    "smooth": dict(gradient=dict(similarity=dict(num_neighbors=None))),
+    "released": dict(name="wnll_released"),
+    "draws": dict(num_sets=3, average="draws", seed=1),
+    "chunks": dict(num_sets=3, disjoint=True),
+    "batch": dict(queries="batch"),
+    "companions": dict(queries="batch", companions=5),
+    "balanced": dict(balanced=True),
+    "quartic": dict(similarity=dict(SHORT, kernel="quartic")),
+    "nearest": dict(name="nearest_neighbors"),
+    "kernel": dict(name="kernel_regression"),
+    "float": dict(template_weight=0.5),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_every_view_answers_and_attacks_run_on_it(weights, name):
+    classifier = built(weights)
+    view = classifier.view(VIEWS[name])
+    logits = view(X)
+    assert logits.shape == ((3, 6, 10) if name == "draws" else (6, 10))
+    assert np.isfinite(logits).all()
+    assert is_transductive(view) == (name == "batch")
+    attack = attacks.pgd(threats.linf(0.1), step_size=0.05, num_steps=2)
+    x_adv = jax.jit(attack)(jax.random.key(1), view, X, Y)
+    assert np.isfinite(x_adv).all()
+    same_values = name in ("straight-through", "smooth")
+    judged = classifier.logits_fn(X)
+    assert np.allclose(logits, judged, atol=1e-5) == same_values
+    if name == "linear":
+        expected = models.logits_fn(MODEL, *weights)(X)
+        np.testing.assert_array_equal(logits, expected)
+    if name == "released":
+        np.testing.assert_allclose(jnp.exp(judged), logits, atol=1e-5)
+
+
+def test_gradients_of_views_differ_where_they_say_so(weights):
+    classifier = built(weights)
+
+    def slope(view):
+        fun = classifier.view(view)
+        return jax.jit(jax.grad(lambda z: fun(z)[jnp.arange(6), Y].sum()))(X)
+
+    exact = slope({})
+    assert np.abs(exact).max() > 1e-3
+    for name in ("straight-through", "smooth"):
+        assert np.abs(slope(VIEWS[name]) - exact).max() > 1e-3
+
+
+def test_a_config_without_a_head_is_the_model(weights):
+    config = ml_collections.ConfigDict({"data": {"augment": {}}})
+    classifier = build.build_classifier(config, SPLITS, MODEL, *weights)
+    assert (classifier.has_head, classifier.has_transform) == (False, False)
+    expected = models.logits_fn(MODEL, *weights)(X)
+    np.testing.assert_array_equal(classifier.logits_fn(X), expected)
+    evaluated = {"threat": {"name": "linf", "eps": 0.1}, "step_size": 0.02}
+    with pytest.raises(InputError, match="wnll_adaptive judges a head or a transform"):
+        build.build_suite("wnll_adaptive", evaluated, None, classifier)
+
+
+EVALUATION = {
+    "threat": {"name": "linf", "eps": 0.1},
+    "step_size": 0.025,
+    "num_steps": 3,
+    "num_restarts": 2,
+}
+
+
+def test_suites_look_into_the_classifier(weights):
+    classifier = built(weights)
+    adaptive = build.build_suite("wnll_adaptive", EVALUATION, None, classifier)
+    assert len({attack.name for attack in adaptive}) == len(adaptive) == 14
+    by_name = {attack.name: attack for attack in adaptive}
+    assert by_name["Square, 1,000 queries"].source is None
+    linear = by_name["linear head, AutoAttack"]
+    assert linear.parameters["view"] == {"name": "linear"}
+    assert linear.source is not None
+    np.testing.assert_array_equal(
+        linear.source(X), models.logits_fn(MODEL, *weights)(X)
+    )
+    paper = build.build_suite("wnll_paper", EVALUATION, None, classifier)
+    view = {"name": "wnll_released", "gradient": "straight_through"}
+    assert [attack.parameters["view"] for attack in paper] == [view] * 3
+    assert [attack.counts for attack in paper] == [True, True, False]
+    plain = build.build_suite("wnll_paper", EVALUATION)
+    assert [attack.source for attack in plain] == [None] * 3
+
+
+def test_an_attack_on_a_view_is_judged_by_the_classifier(weights):
+    classifier = built(weights)
+    block = dict(name="fgsm", threat=EVALUATION["threat"], view=dict(name="linear"))
+    subset = SPLITS.test.take(slice(6))
+    result = evaluation.evaluate(
+        classifier.logits_fn,
+        subset,
+        [
+            build.build_attack(block, None, classifier),
+            build.build_attack(
+                dict(name="screen", threat=EVALUATION["threat"], view=block["view"]),
+                None,
+                classifier,
+            ),
+        ],
+        key=jax.random.key(0),
+        keep_adversarial=True,
+    )
+    linear = models.logits_fn(MODEL, *weights)
+    attack = attacks.fgsm(threats.linf(0.1))
+    expected = attack(jax.random.key(0), linear, X, Y)
+    np.testing.assert_allclose(result.attacks[0].x_adv, expected, atol=1e-6)
+    for found in result.attacks:
+        answers = classifier.logits_fn(jnp.asarray(found.x_adv)).argmax(axis=1)
+        np.testing.assert_array_equal(found.correct, answers == Y)
+
+
+def test_a_transductive_classifier_is_never_padded(weights):
+    classifier = built(weights, queries="batch")
+    judge = lambda size, *attacks: evaluation.evaluate(
+        classifier.logits_fn,
+        SPLITS.test.take(slice(24)),
+        list(attacks),
+        key=jax.random.key(0),
+        batch_size=size,
+    )
+    assert judge(8).clean_correct.shape == (24,)
+    with pytest.raises(InputError, match=r"`batch_size` must divide the 24.*got 16"):
+        judge(16)
+    staged = build.build_attack(dict(name="screen", threat=EVALUATION["threat"]))
+    with pytest.raises(InputError, match=r"'screen' leaves broken images out.*single"):
+        judge(24, staged)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (dict(name="wnl"), r"`head name` must be one of.*'wnl'"),
+        (dict(num_templates=5), r"drew no template of class"),
+        (dict(num_templates=2000), r"must be at most 1200.*2000"),
+        (dict(similarity=dict(kernel="cubic")), r"`kernel` name|`kernel name` must be"),
+        (dict(similarity=dict(neighbors=3)), r"neighbors.*num_neighbors"),
+        (dict(templates=3), r"The block of head does not fit.*templates"),
+        (dict(gradient="none"), r"`gradient` must be one of.*'none'"),
+    ],
+)
+def test_a_wrong_head_is_one_line(weights, head, message):
+    with pytest.raises(InputError, match=message) as caught:
+        _ = built(weights, **head).logits_fn
+    assert "\n" not in str(caught.value)
+
+
+def test_views_need_the_classifier():
+    with pytest.raises(InputError, match=r"only eval\.py"):
+        build.build_attack(
+            dict(name="fgsm", threat=EVALUATION["threat"], view=dict(name="linear"))
+        )
+    with pytest.raises(InputError, match=r"only eval\.py"):
+        build.build_attack(dict(name="feature_collision", step_size=0.1))
+
+
+def test_overrides_of_eval():
+    config = ml_collections.ConfigDict({"head": {"name": "wnll", "seed": 3}})
+    build.override(config, "wnll", None, ["head.seed=4", "head.name=linear"])
+    assert config.head.to_dict() == {"name": "linear", "seed": 4}
+    build.override(config, "kernel_regression", "none", ["head.similarity.kernel=a"])
+    assert config.head.to_dict() == {
+        "name": "kernel_regression",
+        "similarity": {"kernel": "a"},
+    }
+    assert not config.transform
+    for wrong in ("head", "head=3", "tail.name=3", "head.seed="):
+        with pytest.raises(InputError, match=r"`--set` must be block\.name=value"):
+            build.override(config, None, None, [wrong])
+    config.head.seed = 3
+    with pytest.raises(InputError, match=r"`--set` 'head.seed=many'"):
+        build.override(config, None, None, ["head.seed=many"])
+
+
+def test_every_head_of_the_table_is_public():
+    for name, head in names.HEADS.items():
+        assert head.__name__ == name
+    assert isinstance(SPLITS.train, Dataset)
