@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from robustjax.types import Array
 
-_DENSE = 1500  # queries from which the factorisation costs more than the iterations
+_DENSE = 256  # queries from which the factorisation costs more than the iterations
 
 
 class System(NamedTuple):
@@ -15,19 +15,23 @@ class System(NamedTuple):
 
     Attributes:
       diagonal: [Q].
-      column: [Q, k], positions of queries.
+      column: [Q, k], positions of queries; None if B = between, [Q, Q].
       between: [Q, k], weights; 0 where there is no edge.
       right: R, [Q, K].
     """
 
     diagonal: Array
-    column: Array
+    column: Array | None
     between: Array
     right: Array
 
 
 def matvec(system: System, u: Array) -> Array:
     """A u, [Q, K]."""
+    if system.column is None:
+        both = system.between + system.between.T
+        product = jnp.matmul(both, u, precision=jax.lax.Precision.HIGHEST)
+        return system.diagonal[:, None] * u - product
     forward = jnp.einsum("qk,qkc->qc", system.between, u[system.column])
     back = (
         jnp.zeros_like(u)
@@ -47,8 +51,11 @@ def isolated(system: System, shares: Array) -> tuple[System, Array]:
 
     def spread(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         reached, _ = carry
-        grown = reached | (edge & reached[system.column]).any(axis=1)
-        grown = grown.at[system.column].max(edge & reached[:, None])
+        if system.column is None:
+            grown = reached | ((edge | edge.T) & reached[None]).any(axis=1)
+        else:
+            grown = reached | (edge & reached[system.column]).any(axis=1)
+            grown = grown.at[system.column].max(edge & reached[:, None])
         return grown, (grown != reached).any()
 
     start = ((system.right > 0).any(axis=1), jnp.array(True))
@@ -76,10 +83,11 @@ def solved(
     if method == "auto":
         method = "cholesky" if system.right.shape[0] <= _DENSE else "cg"
     root = jnp.sqrt(system.diagonal)
+    of_column = root[None] if system.column is None else root[system.column]
     scaled = System(
         jnp.ones_like(root),
         system.column,
-        system.between / (root[:, None] * root[system.column]),
+        system.between / (root[:, None] * of_column),
         system.right / root[:, None],
     )
     fixed = jax.lax.stop_gradient(scaled)
@@ -107,9 +115,11 @@ def solved(
 
 
 def _dense(system: System) -> Array:
-    rows = jnp.arange(system.column.shape[0])[:, None]
-    half = jnp.zeros((system.column.shape[0],) * 2, system.between.dtype)
-    half = half.at[rows, system.column].add(system.between)
+    half = system.between
+    if system.column is not None:
+        rows = jnp.arange(half.shape[0])[:, None]
+        half = jnp.zeros((half.shape[0],) * 2, half.dtype)
+        half = half.at[rows, system.column].add(system.between)
     return jnp.diag(system.diagonal) - half - half.T
 
 

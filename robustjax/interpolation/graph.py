@@ -9,8 +9,9 @@ number. W is not symmetric; what is built on it symmetrises. See "Deep Neural Ne
 Interpolating Function as Output Activation" (Wang et al., 2018).
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +19,16 @@ import numpy as np
 
 from robustjax import _checks
 from robustjax._checks import InputError
+from robustjax.interpolation import _select
 from robustjax.types import Array
 
 Kernel = Callable[[Array], Array]
 """Squared distance over squared bandwidth, >= 0, to a weight in [0, 1], 1 at 0."""
 
-_BLOCK = 2**25  # entries of a block of distances, 128 MiB in float32
+# Entries of a block of distances. Small ones stay in the caches of a CPU and need no
+# fresh pages.
+_BLOCK, _CPU_BLOCK = 2**25, 2**20
+_FEW = 128
 
 
 class Neighbors(NamedTuple):
@@ -66,14 +71,15 @@ def nearest(
     own: Array | None = None,
     include_self: bool = True,
     valid: Array | None = None,
+    within: Array | None = None,
     recall: float | None = None,
 ) -> Neighbors:
     """The nearest `points` of each row, by Euclidean distance.
 
-    Distances are found in blocks of rows through one matrix product each, and those of
-    the chosen points once more from the differences, so that coincident points are at
-    a distance of exactly 0. Of equally near points the earlier comes first. Lets no
-    gradient through: see `square_distances`.
+    Candidates are found in blocks of rows through one matrix product each, a few more
+    than asked, and ordered by their distances from the differences, so that coincident
+    points are at a distance of exactly 0. Of equally near points the earlier comes
+    first. Lets no gradient through: see `square_distances`.
 
     Args:
       rows: [R, D].
@@ -83,7 +89,9 @@ def nearest(
         A row comes first in its own list, whatever coincides with it.
       include_self: Whether rows are in their own lists; needs `own` if not.
       valid: Which points exist, [N]; all if None.
-      recall: None searches exactly; else the recall that `lax.approx_max_k` aims at,
+      within: Squared distances, [R], from which on points need not be found (some
+        are); makes the search cheaper.
+      recall: None searches exactly; else the recall that `lax.approx_min_k` aims at,
         in (0, 1], much faster on TPU.
 
     Raises:
@@ -99,42 +107,66 @@ def nearest(
     if recall is not None:
         _checks.positive(recall=recall)
         _checks.fraction(recall=recall)
+    rows, points = jax.lax.stop_gradient((jnp.asarray(rows), jnp.asarray(points)))
     if own is None:
         own = jnp.full(rows.shape[0], -1, jnp.int32)
-    rows, points = jax.lax.stop_gradient((rows, points))
-    # Around their centre, where cancellation in |a|^2 - 2 ab + |b|^2 is least.
-    centre = points.mean(axis=0, keepdims=True)
-    centred = points - centre
-    squares = jnp.sum(centred**2, axis=1)
-    if valid is not None:
-        squares = jnp.where(valid, squares, jnp.inf)
+    candidates = _search(points, num_neighbors, include_self, valid, recall)
     count = min(num_neighbors, points.shape[0])
 
-    def block(part: tuple[Array, Array]) -> tuple[Array, Array]:
-        some, own = part
-        some = some - centre
-        products = jnp.matmul(some, centred.T, precision=jax.lax.Precision.HIGHEST)
-        closeness = 2 * products - squares[None]  # up to |row|^2, equal in a row
-        columns = jnp.arange(points.shape[0])[None]
-        itself = jnp.inf if include_self else -jnp.inf
-        closeness = jnp.where(columns == own[:, None], itself, closeness)
-        if recall is None:
-            return jax.lax.top_k(closeness, count)
-        return jax.lax.approx_max_k(closeness, count, recall_target=recall)
+    def block(part: tuple[Array, Array, Array | None]) -> Neighbors:
+        some, own, within = part
+        index = candidates(some, own, within)
+        distance = square_distances(some, points, index)
+        distance = jnp.where(index < 0, jnp.inf, distance)
+        first = jnp.where((index == own[:, None]) & (index >= 0), -1.0, distance)
+        _, order = jax.lax.top_k(-first, count)
+        take = functools.partial(jnp.take_along_axis, indices=order, axis=1)
+        return Neighbors(take(index), take(distance))
 
-    size = max(1, _BLOCK // max(1, points.shape[0]))
-    if rows.shape[0] <= size:
-        closeness, index = block((rows, own))
-    else:
-        closeness, index = _in_blocks(block, (rows, own), size)
-    found = closeness > -jnp.inf
-    index = jnp.where(found, index, -1).astype(jnp.int32)
-    distance = jnp.where(found, square_distances(rows, points, index), jnp.inf)
+    index, distance = _in_blocks(block, (rows, own, within), points.shape[0])
     missing = ((0, 0), (0, num_neighbors - count))
     return Neighbors(
         jnp.pad(index, missing, constant_values=-1),
         jnp.pad(distance, missing, constant_values=jnp.inf),
     )
+
+
+def _search(
+    points: Array,
+    num_neighbors: int,
+    include_self: bool,
+    valid: Array | None,
+    recall: float | None,
+) -> Callable[[Array, Array, Array | None], Array]:
+    """(rows, own, within) to the positions of the nearest points and some more."""
+    count = min(num_neighbors, points.shape[0])
+    # Around their centre, where cancellation in |a|^2 - 2 ab + |b|^2 is least.
+    centre = points.mean(axis=0, keepdims=True)
+    missing = -points.shape[0] % _select.WORD
+    centred = jnp.pad(points - centre, ((0, missing), (0, 0)))
+    lengths = jnp.sum(centred**2, axis=1)
+    exists = jnp.ones(points.shape[0], bool) if valid is None else valid
+    lengths = jnp.where(jnp.pad(exists, (0, missing)), lengths, jnp.inf)
+    # What rounding may add to a distance, generously.
+    slack = 8 * jnp.finfo(points.dtype).eps
+    longest = jnp.max(jnp.where(lengths < jnp.inf, lengths, 0.0))
+
+    def candidates(rows: Array, own: Array, within: Array | None) -> Array:
+        rows = rows - centre
+        squares = jnp.sum(rows**2, axis=1)
+        products = jnp.matmul(centred, rows.T, precision=jax.lax.Precision.HIGHEST)
+        distance = lengths[:, None] + squares[None] - 2 * products
+        itself = -1.0 if include_self else jnp.inf
+        place = jnp.arange(lengths.shape[0])[:, None]
+        distance = jnp.maximum(distance, 0.0)
+        distance = jnp.where(place == own[None], itself, distance)
+        if recall is None:
+            slacks = slack * (squares + longest)
+            return _select.smallest(distance, count, slacks, within)
+        least, index = jax.lax.approx_min_k(distance.T, count, recall_target=recall)
+        return jnp.where(least < jnp.inf, index, -1).astype(jnp.int32)
+
+    return candidates
 
 
 def square_distances(rows: Array, points: Array, index: Array) -> Array:
@@ -199,9 +231,14 @@ def features(**arguments: Array) -> None:
         raise InputError(f"Features must have one width, got {shapes}.")
 
 
-def _in_blocks(block: Callable, parts: tuple[Array, ...], size: int):
-    """`block` over `size` rows at a time, in sequence."""
-    count = parts[0].shape[0]
+def _in_blocks(block: Callable, parts: Any, num_points: int) -> Any:
+    """`block` over some rows at a time, in sequence."""
+    count = jax.tree.leaves(parts)[0].shape[0]
+    entries = _CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK
+    # Products of few rows read all the points for little.
+    size = max(entries // num_points, min(_FEW, _BLOCK // num_points), 1)
+    if count <= size:
+        return block(parts)
     num_blocks = -(-count // size)
     size = -(-count // num_blocks)
     missing = num_blocks * size - count

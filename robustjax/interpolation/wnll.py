@@ -23,9 +23,7 @@ import numpy as np
 
 from robustjax import _checks
 from robustjax._checks import InputError
-from robustjax.interpolation import _solve, graph
-from robustjax.interpolation._solve import System
-from robustjax.interpolation.graph import Neighbors
+from robustjax.interpolation import _solve, _system, graph
 from robustjax.interpolation.template import Template
 from robustjax.types import Array
 
@@ -149,7 +147,8 @@ def interpolate_with_diagnostics(
     check_call(features, template, num_classes)
     if valid is None:
         valid = jnp.ones(features.shape[:1], bool)
-    system = _assemble(features, template, num_classes, valid, template_weight)
+    extra = extra_weight(template_weight, len(template.labels), valid)
+    system = _system.assemble(features, template, num_classes, valid, extra)
     if solver.dtype is not None:
         system = jax.tree.map(
             lambda a: (
@@ -194,92 +193,6 @@ def check_call(features: Array, template: Template, num_classes: int) -> None:
                 f"`template` must hold every class, has none of {counts.argmin()}: "
                 "draw more templates, or class-balanced ones."
             )
-
-
-def joint_lists(
-    features: Array, template: Template, valid: Array
-) -> tuple[Neighbors, Neighbors]:
-    """The lists over templates and queries together, templates first.
-
-    Returns:
-      Those of the templates, [M, k], and those of the queries, [Q, k]. The former merge
-      the cached lists with the nearest queries.
-    """
-    similarity, count = template.similarity, template.features.shape[0]
-    size = similarity.num_neighbors or count + features.shape[0]
-    everything = jnp.concatenate([template.features, features])
-    exists = jnp.concatenate([jnp.ones(count, bool), valid])
-    of_queries = graph.nearest(
-        *(features, everything, size),
-        own=count + jnp.arange(features.shape[0]),
-        include_self=similarity.include_self,
-        valid=exists,
-        recall=similarity.recall,
-    )
-    close = graph.nearest(
-        *(template.features, features, size), valid=valid, recall=similarity.recall
-    )
-    index = jnp.where(close.index < 0, -1, close.index + count)
-    known = template.neighbors
-    index = jnp.concatenate([known.index, index], axis=1)
-    distance = jnp.concatenate([known.square_distance, close.square_distance], axis=1)
-    _, order = jax.lax.top_k(-distance, size)
-    of_templates = Neighbors(
-        jnp.take_along_axis(index, order, axis=1),
-        jnp.take_along_axis(distance, order, axis=1),
-    )
-    return of_templates, of_queries
-
-
-def _assemble(
-    features: Array,
-    template: Template,
-    num_classes: int,
-    valid: Array,
-    template_weight: TemplateWeight,
-) -> System:
-    """A and R, before anything is said about reachability."""
-    count, num_queries = template.features.shape[0], features.shape[0]
-    similarity = template.similarity
-    of_templates, of_queries = joint_lists(features, template, valid)
-    everything = jnp.concatenate([template.features, features])
-
-    def weigh(rows: Array, lists: Neighbors) -> Array:
-        squares = graph.square_distances(rows, everything, lists.index)
-        squares = jnp.where(lists.index < 0, jnp.inf, squares)
-        if similarity.bandwidth is None:
-            rank = similarity.bandwidth_rank - 1
-            width = jnp.where(jnp.isfinite(squares[:, rank]), squares[:, rank], 0.0)
-            width = width[:, None]
-        else:
-            width = jnp.asarray(similarity.bandwidth**2, squares.dtype)
-        return graph.weights(squares, width, similarity.kernel)
-
-    from_queries = weigh(features, of_queries)
-    itself = of_queries.index == count + jnp.arange(num_queries)[:, None]
-    from_queries = jnp.where(itself | ~valid[:, None], 0.0, from_queries)
-    to_query = of_templates.index >= count
-    from_templates = jnp.where(to_query, weigh(template.features, of_templates), 0.0)
-    extra = extra_weight(template_weight, count, valid)
-    from_templates = (1 + extra.astype(from_templates.dtype)) * from_templates
-
-    # R: template columns of the queries' lists, and the queries in the templates'.
-    is_template = (of_queries.index >= 0) & (of_queries.index < count)
-    labels = template.labels[jnp.where(is_template, of_queries.index, 0)]
-    seen = jnp.where(is_template, from_queries, 0.0)
-    onehot = jax.nn.one_hot(labels, num_classes, dtype=seen.dtype)
-    right = jnp.einsum("qk,qkc->qc", seen, onehot)
-    target = jnp.where(to_query, of_templates.index - count, num_queries)
-    bins = target * num_classes + template.labels[:, None]
-    spread = jnp.zeros((num_queries + 1) * num_classes, right.dtype)
-    spread = spread.at[bins.reshape(-1)].add(from_templates.reshape(-1))
-    right += spread.reshape(num_queries + 1, num_classes)[:-1]
-
-    between = jnp.where(of_queries.index >= count, from_queries, 0.0)
-    column = jnp.where(of_queries.index >= count, of_queries.index - count, 0)
-    diagonal = right.sum(axis=1) + between.sum(axis=1)
-    diagonal = diagonal.at[column].add(between)
-    return System(diagonal, column, between, right)
 
 
 def extra_weight(template_weight: TemplateWeight, count: int, valid: Array) -> Array:
