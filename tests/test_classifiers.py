@@ -9,6 +9,7 @@ import pytest
 from robustjax import InputError, attacks, build, data, evaluation, models, threats
 from robustjax.config import names
 from robustjax.data import Dataset
+from robustjax.interpolation import Similarity, interpolate, make_template
 from robustjax.types import is_transductive
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -139,11 +140,42 @@ def test_suites_look_into_the_classifier(weights):
         linear.source(X), models.logits_fn(MODEL, *weights)(X)
     )
     paper = build.build_suite("wnll_paper", EVALUATION, None, classifier)
-    view = {"name": "wnll_released", "gradient": "straight_through"}
+    view = {"gradient": "straight_through"}
     assert [attack.parameters["view"] for attack in paper] == [view] * 3
+    assert all(attack.parameters["perturb_templates"] for attack in paper)
     assert [attack.counts for attack in paper] == [True, True, False]
     plain = build.build_suite("wnll_paper", EVALUATION)
     assert [attack.source for attack in plain] == [None] * 3
+
+
+def test_the_papers_attack_moves_templates_and_queries_together(weights):
+    """One step of it, against the gradient of its loss by hand."""
+    classifier = built(weights, template_weight="released_floor")
+    block = dict(
+        name="fgsm",
+        threat=EVALUATION["threat"],
+        view=dict(gradient="straight_through"),
+        perturb_templates=True,
+    )
+    attack = build.build_attack(block, None, classifier)
+    assert attack.source is None
+    x_adv = attack.attack(jax.random.key(0), classifier.logits_fn, X, Y)
+    rows = classifier._rows(classifier._head)[0]
+    images = jnp.concatenate([jnp.asarray(SPLITS.train.images[rows]), X])
+    params, state = weights
+
+    def forward(z):
+        output = MODEL.apply(params, state, z, capture=("features",))
+        return output.features["features"], output.logits
+
+    features, _ = forward(images)
+    labels = jnp.asarray(SPLITS.train.labels[rows])
+    template = make_template(features[:60], labels, Similarity(5, 3))
+    scores = interpolate(features[60:], template, 10, template_weight="released_floor")
+    residual = jax.nn.softmax(scores) - jax.nn.one_hot(Y, 10)
+    slope = jax.grad(lambda z: (forward(z)[1] * residual).sum())(X)
+    expected = jnp.clip(X + 0.1 * jnp.sign(slope), 0, 1)
+    np.testing.assert_allclose(x_adv, expected, atol=1e-6)
 
 
 def test_an_attack_on_a_view_is_judged_by_the_classifier(weights):

@@ -34,6 +34,10 @@ class Views(Protocol):
         """What a feature collision needs."""
         ...
 
+    def perturbing(self, attack: Attack, changes: Block, /) -> Attack:
+        """The attack on templates and queries together."""
+        ...
+
 
 def build_threat(block: Block) -> Threat:
     """The threat of a block such as `dict(name="linf", eps=8 / 255)`."""
@@ -48,7 +52,8 @@ def build_attack(
     Beside the attack's own keywords a block may have `label`, its name in the report;
     `radii`, which makes it a minimum-norm attack without a limit, judged at these radii
     and not counted in the worst case; `counts=False` for one that is held to no radius
-    of the threat model; and `view`, what changes in the classifier that it climbs.
+    of the threat model; `view`, what changes in the classifier that it climbs; and
+    `perturb_templates=True`, which moves the templates of that view too.
 
     Args:
       block: The name and keywords; blocks inside blocks for `attack` and `attacks`.
@@ -60,8 +65,9 @@ def build_attack(
     """
     given = dict(block)
     label = given.pop("label", None)
-    view = given.pop("view", None)
-    if views is None and (view is not None or given.get("name") in _LOOKS_INSIDE):
+    view, joint = given.pop("view", None), given.pop("perturb_templates", False)
+    inside = view is not None or joint or given.get("name") in _LOOKS_INSIDE
+    if views is None and inside:
         raise InputError(
             f"The attack {label or given.get('name')!r} looks into the classifier: "
             "only eval.py runs it."
@@ -78,8 +84,13 @@ def build_attack(
         )
     name = label or parameters["name"]
     source = None
-    if view is not None and views is not None:
-        source, parameters["view"] = views.view(view), _plain(view)
+    if views is not None and view is not None:
+        parameters["view"] = _plain(view)
+        if not joint:
+            source = views.view(view)
+    if views is not None and joint:
+        attack = views.perturbing(attack, view or {})
+        parameters["perturb_templates"] = True
     return NamedAttack(name, attack, parameters, counts, norm, radii, source)
 
 

@@ -24,6 +24,7 @@ from robustjax.interpolation import Similarity, Template
 from robustjax.interpolation.wnll import TemplateWeight
 from robustjax.types import (
     Array,
+    Attack,
     Head,
     InputTransform,
     Key,
@@ -144,6 +145,26 @@ class Classifier:
             average="logits" if samples == 1 else "objective",
         )
 
+    def perturbing(self, attack: Attack, changes: Block) -> Attack:
+        """The attack on templates and queries together, as the papers run it.
+
+        Args:
+          attack: What moves them.
+          changes: As in `view`, `gradient` "straight_through" or "exact".
+        """
+        head = call("view", functools.partial(dataclasses.replace, self._head), changes)
+        rows = self._rows(head)[0]
+        return interpolation.perturbing_templates(
+            attack,
+            *self._weights,
+            self._images(head, rows, None),
+            jnp.asarray(self._train.labels[rows]),
+            layer=head.layer,
+            joint=interpolation.Joint(
+                build_similarity(head.similarity), head.template_weight, head.gradient
+            ),
+        )
+
     def guides(self) -> dict[str, Any]:
         """What a feature collision needs: features, and images to take them from."""
         model, params, model_state = self._weights
@@ -183,15 +204,8 @@ class Classifier:
 
     def _built(self, head: HeadSettings, transform: InputTransform | None) -> Head:
         key = jax.random.key(head.seed)
-        rows = interpolation.draw_templates(
-            key,
-            jnp.asarray(self._train.labels),
-            head.num_templates,
-            num_sets=head.num_sets,
-            balanced=head.balanced,
-            disjoint=head.disjoint,
-        )
-        template = self._template(head, np.asarray(rows), transform)
+        rows = self._rows(head)
+        template = self._template(head, rows, transform)
         num_classes = self._train.num_classes
         options: dict[str, Any] = dict(average=head.average)
         if head.name.startswith("wnll"):
@@ -208,6 +222,18 @@ class Classifier:
         )
         features = self._embedded(head, np.asarray(others[0]), transform)
         return interpolation.among(built, features)
+
+    def _rows(self, head: HeadSettings) -> np.ndarray:
+        """Which training images are templates, [S, M]."""
+        rows = interpolation.draw_templates(
+            jax.random.key(head.seed),
+            jnp.asarray(self._train.labels),
+            head.num_templates,
+            num_sets=head.num_sets,
+            balanced=head.balanced,
+            disjoint=head.disjoint,
+        )
+        return np.asarray(rows)
 
     def _template(
         self,
@@ -243,6 +269,13 @@ class Classifier:
         transform: InputTransform | None,
     ) -> Array:
         """Features of training images, as a query of the same image would have them."""
+        x = self._images(head, rows, transform)
+        return interpolation.embed(*self._weights, x, layer=head.layer)
+
+    def _images(
+        self, head: HeadSettings, rows: np.ndarray, transform: InputTransform | None
+    ) -> Array:
+        """Training images, augmented and transformed."""
         key = jax.random.key(head.seed)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(
             jax.random.fold_in(key, 1), self._train.index[rows].astype(np.uint32)
@@ -252,7 +285,7 @@ class Classifier:
             x = jax.jit(self._augment)(keys, x)
         if transform is not None:
             x = _transformed(transform, keys, models.logits_fn(*self._weights), x)
-        return interpolation.embed(*self._weights, x, layer=head.layer)
+        return x
 
 
 def build_similarity(block: Block) -> Similarity:

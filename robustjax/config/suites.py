@@ -113,13 +113,14 @@ def namid_paper(evaluation: Block) -> Blocks:
 def wnll_paper(evaluation: Block) -> Blocks:
     """FGSM, iterated FGSM and CW-L2 as the WNLL papers' code runs them.
 
-    On a run with a head, the attacks climb the scores U as if they were logits, with
-    the derivative of the linear head in place of the interpolation's, and look past an
-    input transform; their code also draws new templates for every batch, and
-    interpolates the whole batch (`--set=head.queries=batch`). The constants are those
-    of the later CIFAR-10 scripts unless `evaluation.wnll_paper` has others; the radius
-    of FGSM and the scale of CW are options there, of which only the example 0.02 is
-    known. CW is shrunk towards x by that scale, as released.
+    On a run with a head, the attacks climb the scores U of templates and queries
+    together, as if they were logits, with the derivative of the linear head in place of
+    the interpolation's; what they did to the templates is thrown away. They look past
+    an input transform. To judge a whole batch at once, as their code does, add
+    `--set=head.queries=batch`; it also draws new templates for every batch. The
+    constants are those of the later CIFAR-10 scripts unless `evaluation.wnll_paper` has
+    others; the radius of FGSM and the scale of CW are options there, of which only the
+    example 0.02 is known. CW is shrunk towards x by that scale, as released.
     """
     given: dict[str, Any] = evaluation.get("wnll_paper") or dict(
         fgsm=dict(eps=0.02),
@@ -127,12 +128,12 @@ def wnll_paper(evaluation: Block) -> Blocks:
         cw=dict(constant=10.0, num_steps=50, step_size=6e-4),
         cw_scale=0.02,
     )
-    view: dict[str, Any] = {}
-    if evaluation.get("has_transform"):
-        view |= dict(transform=None)
+    seen: dict[str, Any] = {}
     if evaluation.get("has_head"):
-        view |= dict(name="wnll_released", gradient="straight_through")
-    seen: dict[str, Any] = dict(view=view) if view else {}
+        view = dict(gradient="straight_through")
+        seen = dict(view=view, perturb_templates=True)
+    elif evaluation.get("has_transform"):
+        seen = dict(view=dict(transform=None))
     ifgsm, scale = dict(given["ifgsm"]), given["cw_scale"]
     eps, steps = ifgsm.pop("eps"), ifgsm["num_steps"]
     return [

@@ -15,12 +15,9 @@ from robustjax import _checks, objectives
 from robustjax._checks import InputError
 from robustjax._gradients import with_gradient_of
 from robustjax.defenses._common import accuracy
-from robustjax.interpolation import (
-    Similarity,
-    Solver,
-    interpolate,
-    make_template,
-)
+from robustjax.interpolation import Joint, Similarity, Solver
+from robustjax.interpolation.classifier import features_and_logits
+from robustjax.interpolation.joint import Gradient
 from robustjax.interpolation.wnll import TemplateWeight
 from robustjax.types import (
     AdversarialLoss,
@@ -43,7 +40,7 @@ def wnll(
     layer: str = "features",
     similarity: Similarity | None = None,
     template_weight: TemplateWeight = "paper",
-    gradient: Literal["straight_through", "exact"] = "straight_through",
+    gradient: Gradient = "straight_through",
     loss: Literal["softmax", "log"] = "softmax",
     emphasis: bool = False,
     attack: Attack | None = None,
@@ -94,29 +91,15 @@ def wnll(
       (True, ['accuracy/linear', 'accuracy/wnll'])
     """
     _checks.positive_int(num_templates=num_templates, num_queries=num_queries)
-    _checks.one_of(("straight_through", "exact"), gradient=gradient)
     _checks.one_of(("softmax", "log"), loss=loss)
-    likeness, solver = similarity or Similarity(), solver or Solver()
+    joint = Joint(
+        similarity or Similarity(), template_weight, gradient, solver or Solver()
+    )
 
-    def forward(params, model_state, x) -> tuple[Array, Array]:
-        output = model.apply(params, model_state, x, capture=(layer,))
-        features = output.features[layer].astype(jnp.float32)
-        return features.reshape(x.shape[0], -1), output.logits
-
-    def scores(features: Array, logits: Array, y: Array) -> Array:
-        """Of all rows, [N, K]: one-hot for the templates, U for the queries."""
-        given = features
-        if gradient == "straight_through":
-            given = jax.lax.stop_gradient(features)
-        labels, num_classes = y[:num_templates], logits.shape[1]
-        template = make_template(given[:num_templates], labels, likeness)
-        found = interpolate(
-            *(given[num_templates:], template, num_classes),
-            template_weight=template_weight,
-            solver=solver,
-        )
-        rows = jnp.concatenate([jax.nn.one_hot(labels, num_classes), found])
-        return rows if gradient == "exact" else with_gradient_of(rows, logits)
+    def scores(params, model_state, x, y) -> tuple[Array, Array]:
+        """Of all rows, [N, K]: one-hot for the templates, U for the queries; logits."""
+        features, logits = features_and_logits(model, params, model_state, x, layer)
+        return joint.scores(features, logits, y[:num_templates]), logits
 
     def per_row(rows: Array, y: Array) -> Array:
         """The loss of each row, [N]."""
@@ -131,7 +114,7 @@ def wnll(
         clean = batch.x[:num_templates]
 
         def joined(z: Array) -> Array:
-            rows = scores(*forward(params, model_state, z), batch.y)
+            rows, _ = scores(params, model_state, z, batch.y)
             return jnp.log(rows + jnp.finfo(rows.dtype).tiny) if loss == "log" else rows
 
         def queries(z: Array) -> Array:
@@ -140,7 +123,8 @@ def wnll(
         # Traced even outside `jit`: a look at the first images alone has no templates.
         rows = slice(0 if perturb_templates else num_templates, None)
         fun = joined if perturb_templates else queries
-        run = jax.jit(lambda z, y: attack(key, fun, z, y))
+        given = attack
+        run = jax.jit(lambda z, y: given(key, fun, z, y))
         x_adv = run(batch.x[rows], batch.y[rows])
         return jnp.concatenate([clean, x_adv[-num_queries:]])
 
@@ -154,8 +138,8 @@ def wnll(
                 f"{num_templates + num_queries} rows, got {batch.x.shape[0]}: take "
                 "data.template_batches, and accumulate=1."
             )
-        features, logits = forward(params, model_state, x_adv)
-        rows, right = scores(features, logits, batch.y), batch.y
+        rows, logits = scores(params, model_state, x_adv, batch.y)
+        right = batch.y
         queries = slice(num_templates, None)
         metrics = {
             "accuracy/wnll": accuracy(rows[queries], right[queries]),

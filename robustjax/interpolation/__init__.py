@@ -17,6 +17,8 @@ from robustjax.interpolation.heads import nearest_neighbors as nearest_neighbors
 from robustjax.interpolation.heads import stack_templates as stack_templates
 from robustjax.interpolation.heads import wnll as wnll
 from robustjax.interpolation.heads import wnll_released as wnll_released
+from robustjax.interpolation.joint import Joint as Joint
+from robustjax.interpolation.joint import perturbing_templates as perturbing_templates
 from robustjax.interpolation.single import interpolate_singly as interpolate_singly
 from robustjax.interpolation.template import Similarity as Similarity
 from robustjax.interpolation.template import Template as Template

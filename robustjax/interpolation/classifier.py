@@ -140,7 +140,8 @@ def _embedded(
     missing = [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1)
     blocks = jnp.pad(x, missing).reshape(-1, size, *x.shape[1:])
     features = jax.lax.map(
-        lambda block: _features(model, params, model_state, block, layer)[0], blocks
+        lambda block: features_and_logits(model, params, model_state, block, layer)[0],
+        blocks,
     )
     return features.reshape(-1, features.shape[-1])[: x.shape[0]]
 
@@ -201,10 +202,10 @@ def draw_templates(
     return jax.vmap(lambda k: order(k)[:size])(keys)
 
 
-def _features(
+def features_and_logits(
     model: Model, params: PyTree, model_state: PyTree, x: Array, layer: str
 ) -> tuple[Array, Array]:
-    """Features [B, D] and the model's own logits, float32."""
+    """Features [B, D], float32, and the model's own logits, in mode "eval"."""
     output = model.apply(params, model_state, x, capture=(layer,))
     features = output.features[layer]
     width = int(np.prod(features.shape[1:]))
@@ -227,7 +228,9 @@ class _Classifier:
         surrogate: LogitsFn | None,
         x: Array,
     ) -> Array:
-        features, logits = _features(self.model, params, model_state, x, self.layer)
+        features, logits = features_and_logits(
+            self.model, params, model_state, x, self.layer
+        )
         if surrogate is not None:
             logits = surrogate(x)
         if self.gradient != "exact":
