@@ -10,6 +10,7 @@ from robustjax import models as models
 from robustjax import objectives as objectives
 from robustjax import threats as threats
 from robustjax import training as training
+from robustjax import transforms as transforms
 from robustjax import types as types
 from robustjax._checks import InputError as InputError
 

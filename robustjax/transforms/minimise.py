@@ -1,0 +1,306 @@
+"""Total-variation minimisation of a batch of images on the device.
+
+The objective of each image x [H, W, C] with a mask of kept pixels is
+
+    data + weight * TV,   data = ||mask * (z - x)||_2  or  1/2 ||mask * (z - x)||_2^2
+
+See "Countering Adversarial Images using Input Transformations" (Guo et al., 2018); the
+defense of "Adversarial Defense via Data Dependent Activation Function and Total
+Variation Minimization" (Wang et al., 2018) builds on it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustjax import _checks
+from robustjax._checks import InputError
+from robustjax.transforms import _penalties, _splitting
+from robustjax.transforms._penalties import Differences, Penalty
+from robustjax.transforms._splitting import Certificate, DataTerm, Problem, State
+from robustjax.types import Array
+
+_BLOCK = 4  # steps between two looks at the gap, which costs about one
+
+
+class Duals(NamedTuple):
+    """The solver's own variables, for a warm start.
+
+    Attributes:
+      down: Of vertical differences, [B, H, W, C].
+      right: Of horizontal differences.
+      data: Of the data term; None where it needs none.
+      rho: The penalty of the differences, [B].
+      sigma: The penalty of the data term, [B].
+    """
+
+    down: Array
+    right: Array
+    data: Array | None
+    rho: Array
+    sigma: Array
+
+
+class Minimised(NamedTuple):
+    """What was found for each image.
+
+    Attributes:
+      image: The minimiser, [B, H, W, C].
+      objective: Its objective, [B].
+      gap: Relative duality gap, [B]: (objective - bound) / objective with a proven
+        lower bound of the minimum. The objective counts at least as much as one unit of
+        rounding in every pixel, eps * H W C * (largest - smallest kept pixel).
+      steps: How many were taken, [B] int32.
+      duals: What `start` needs of it.
+    """
+
+    image: Array
+    objective: Array
+    gap: Array
+    steps: Array
+    duals: Duals
+
+
+def minimise_total_variation(
+    x: Array,
+    *,
+    mask: Array | None = None,
+    weight: float | Array = 0.03,
+    data_term: DataTerm = "norm",
+    penalty: Penalty = "rows_columns",
+    tolerance: float | Array = 1e-4,
+    max_steps: int = 2000,
+    start: Minimised | None = None,
+) -> Minimised:
+    """The images of least total variation near `x`, each to a proven accuracy.
+
+    With d_v and d_h the differences of neighbours below and beside each other, TV sums
+    over channels
+
+        rows_columns  sum_i ||d_v[i, :]||_2 + sum_j ||d_h[:, j]||_2, TV_2 of the paper
+        isotropic     sum_ij sqrt(d_v[i, j]^2 + d_h[i, j]^2)
+        anisotropic   sum_ij |d_v[i, j]| + |d_h[i, j]|
+
+    The defaults are the paper's equation. Its authors' code minimises the squared data
+    term with the isotropic penalty instead, by 100 sweeps of split Bregman at most,
+    stopped when pixels change by less than 0.01, with a smoothed shrinkage; that
+    smoothing and the inexact stop are not rebuilt here.
+
+    Solved by the alternating direction method with an exact inner solve, per image
+    until its gap is small enough; an image that is done does not move any more and no
+    image depends on the others. The lower bound is that of the dual restricted to the
+    range of the kept pixels, [low, high]: a minimiser lies in it, since clipping
+    lowers every term, and it keeps the bound finite where pixels are dropped.
+    Minimisers are unique for the squared data term without a mask; else objectives
+    are. Lets no gradient through: see `total_variation`.
+
+    Args:
+      x: [B, H, W, C], float32 or float64. Pixels need not lie in [0, 1].
+      mask: True where a pixel is kept, bool [B, H, W, C]; None keeps all. An image
+        with no kept pixel becomes constant, 1/2.
+      weight: Of the total variation, at least 0; a scalar.
+      data_term: "norm" or "squared".
+      penalty: Which TV.
+      tolerance: Of the relative gap. In float32 reached down to about 1e-5.
+      max_steps: Then the best point so far is returned, with its gap; in blocks of 4.
+      start: A former result for images of this shape, e.g. at a weight nearby.
+
+    Returns:
+      The minimisers, within the range of the kept pixels of each image.
+
+    Raises:
+      InputError: an argument is out of range, not finite or does not fit.
+
+    Example:
+      >>> x = jnp.zeros((1, 8, 8, 1)).at[:, :, 4:].set(1.0)
+      >>> result = minimise_total_variation(
+      ...     x, weight=0.1, data_term="squared", penalty="anisotropic")
+      >>> print(result.image[0, 0, :, 0].round(3))
+      [0.025 0.025 0.025 0.025 0.975 0.975 0.975 0.975]
+    """
+    check_options(weight, data_term, penalty, tolerance, max_steps)
+    check_images(x, mask)
+    _check_start(start, x)
+    x, weight = jax.lax.stop_gradient((x, weight))
+    given = make_problem(x, mask, weight, data_term, penalty)
+    state = _splitting.initial(given)
+    if start is not None:
+        state = _resumed(given, start)
+    found, state, gap, count = minimised(given, state, tolerance, max_steps)
+    return Minimised(
+        image=batch_first(found.image),
+        objective=found.objective,
+        gap=gap,
+        steps=count,
+        duals=Duals(
+            down=batch_first(state.t.down),
+            right=batch_first(state.t.right),
+            data=None if state.s is None else batch_first(state.s),
+            rho=state.rho[0, 0, 0],
+            sigma=state.sigma[0, 0, 0],
+        ),
+    )
+
+
+class _Progress(NamedTuple):
+    state: State
+    best: Certificate
+    gap: Array
+    steps: Array
+    blocks: Array
+
+
+def minimised(
+    given: Problem, state: State, tolerance: float | Array, max_steps: int
+) -> tuple[Certificate, State, Array, Array]:
+    """The best points, the last state, relative gaps and steps taken, both [B]."""
+    pixels = given.x.size // given.x.shape[-1]
+    unit = float(jnp.finfo(given.x.dtype).eps) * pixels
+    rounding = unit * (given.high - given.low)[0, 0, 0]
+    # Differences of the result are seldom below a twentieth of those of the start.
+    smallest = 0.05 * _splitting.slopes(given)
+
+    def relative(found: Certificate) -> Array:
+        size = jnp.maximum(jnp.maximum(found.objective, rounding), 1e-30)
+        return found.gap / size
+
+    def unfinished(gap: Array) -> Array:
+        return gap > tolerance  # False for NaN, which no step would mend
+
+    def block(now: _Progress) -> _Progress:
+        active = unfinished(now.gap)
+        relaxation = jnp.where(active, _splitting.RELAXATION, 0.0)[None, None, None]
+        relaxation = relaxation.astype(given.x.dtype)
+        state, z = _splitting.steps(given, now.state, _BLOCK, relaxation)
+        found = _splitting.certified(given, state, z)
+        gap = relative(found)
+        better = active & ~(gap >= now.gap)
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), found, now.best)
+        blocks = now.blocks + 1
+        # Ever more seldom, so that the method converges with a fixed rho in between.
+        again = unfinished(gap) & active & ((blocks & (blocks - 1)) == 0)
+        state = jax.lax.cond(
+            again.any(),
+            lambda: jax.tree.map(
+                lambda a, b: jnp.where(again, a, b),
+                *(_splitting.balanced(given, state, smallest), state),
+            ),
+            lambda: state,
+        )
+        return _Progress(
+            *(state, best, jnp.where(better, gap, now.gap)),
+            now.steps + _BLOCK * active,
+            blocks,
+        )
+
+    infinite = jnp.full_like(rounding, jnp.inf)  # so that one block is always taken
+    best = Certificate(given.x, infinite, infinite)
+    count = jnp.zeros(infinite.shape, jnp.int32)
+    now = _Progress(state, best, infinite, count, jnp.int32(0))
+    now = jax.lax.while_loop(
+        lambda now: unfinished(now.gap).any() & (now.blocks * _BLOCK < max_steps),
+        block,
+        now,
+    )
+    return now.best, now.state, now.gap, now.steps
+
+
+def make_problem(
+    x: Array,
+    mask: Array | None,
+    weight: float | Array,
+    data_term: DataTerm,
+    penalty: Penalty,
+) -> Problem:
+    """The problem of images [B, H, W, C]."""
+    kept = None if mask is None else batch_last(mask)
+    weight = jnp.asarray(weight, x.dtype)
+    return _splitting.problem(batch_last(x), kept, weight, data_term, penalty)
+
+
+def batch_last(x: Array) -> Array:
+    """[B, H, W, C] to the solver's [H, W, C, B]."""
+    return jnp.moveaxis(x, 0, -1)
+
+
+def batch_first(z: Array) -> Array:
+    """[H, W, C, B] to [B, H, W, C]."""
+    return jnp.moveaxis(z, -1, 0)
+
+
+def check_options(
+    weight: object,
+    data_term: object,
+    penalty: object,
+    tolerance: object,
+    max_steps: object,
+) -> None:
+    """Raises unless the keywords of `minimise_total_variation` are in range."""
+    if jnp.ndim(weight) != 0:  # pyright: ignore[reportArgumentType]
+        raise InputError(
+            f"`weight` must be a scalar, got shape {jnp.shape(weight)}: "  # pyright: ignore[reportArgumentType]
+            "use `jax.vmap` over weights."
+        )
+    _checks.non_negative(weight=weight)
+    if _checks.is_concrete(weight) and not np.isfinite(np.asarray(weight)):
+        raise InputError(f"`weight` must be finite, got {weight!r}.")
+    _checks.one_of(_splitting.DATA_TERMS, data_term=data_term)
+    _checks.one_of(_penalties.PENALTIES, penalty=penalty)
+    _checks.positive(tolerance=tolerance)
+    _checks.positive_int(max_steps=max_steps)
+
+
+def check_images(x: Array, mask: Array | None = None) -> None:
+    """Raises unless `x` is finite images and `mask` booleans of their shape."""
+    _checks.images(x=x)
+    if x.ndim != 4 or 0 in x.shape:
+        raise InputError(
+            f"`x` must be images [B, H, W, C], at least one, got shape {x.shape}."
+        )
+    if x.dtype not in (jnp.float32, jnp.float64):
+        raise InputError(
+            f"`x` must be float32 or float64, got {x.dtype}. Cast it by astype."
+        )
+    check_finite(x)
+    if mask is None:
+        return
+    if mask.dtype != jnp.bool_ or mask.shape != x.shape:
+        raise InputError(
+            f"`mask` must be bool {x.shape}, the shape of `x`, True where a pixel is "
+            f"kept, got {mask.dtype} {mask.shape}."
+        )
+
+
+def check_finite(x: Array) -> None:
+    """Raises if concrete images hold NaN or infinity."""
+    if _checks.is_concrete(x):
+        values = np.asarray(x, np.float64)  # NumPy: an outer trace records nothing
+        wrong = values[~np.isfinite(values)]
+        if wrong.size:
+            raise InputError(
+                f"`x` must be finite, got {wrong[0]} among {values.shape}: mend or "
+                "leave out such images."
+            )
+
+
+def _check_start(start: Minimised | None, x: Array) -> None:
+    if start is not None and start.image.shape != x.shape:
+        raise InputError(
+            f"`start` must be a result for images {x.shape}, the shape of `x`, got one "
+            f"for {start.image.shape}."
+        )
+
+
+def _resumed(given: Problem, start: Minimised) -> State:
+    """The state of a former result, which may be that of another kind of problem."""
+    dtype = given.x.dtype
+    start = jax.tree.map(lambda a: a.astype(dtype), jax.lax.stop_gradient(start))
+    duals = start.duals
+    t = Differences(batch_last(duals.down), batch_last(duals.right))
+    rho, sigma = (part[None, None, None] for part in (duals.rho, duals.sigma))
+    if given.strongly_convex:
+        return State(t, None, rho, jnp.ones_like(rho))
+    s = batch_last(start.image if duals.data is None else duals.data)
+    return State(t, s, rho, sigma)
