@@ -222,7 +222,7 @@ def memory(num_templates: int) -> None:
 
 def solvers() -> None:
     """Section 3."""
-    for num_queries in (250, 500, 1000, 1500, 2000, 4000):
+    for num_queries in (32, 64, 128, 256, 512, 1024, 2048):
         task = make_task(2000, num_queries)
         points, labels, queries, truth = jax.tree.map(jnp.asarray, tuple(task))
         template = jax.jit(make_template)(points, labels)

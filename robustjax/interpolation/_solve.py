@@ -7,7 +7,9 @@ import jax.numpy as jnp
 
 from robustjax.types import Array
 
-_DENSE = 256  # queries from which the factorisation costs more than the iterations
+# Queries from which the factorisation costs more than the iterations. An idle machine
+# would allow twice as many; on a busy one the threads of LAPACK wait for one another.
+_DENSE = 128
 
 
 class System(NamedTuple):
