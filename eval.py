@@ -41,9 +41,9 @@ _NUM_RESTARTS = flags.DEFINE_integer("attack.num_restarts", None, "Restarts.")
 def judge(workdir: Path, report: Path) -> dict[str, float]:
     """Evaluates one run, writes its report, returns accuracies by row."""
     config: Any = build.read_config(workdir)
+    build.override(config, _HEAD.value, _TRANSFORM.value, _SET.value)
     if _DATA_DIR.value is not None:
         config.data.data_dir = _DATA_DIR.value
-    build.override(config, _HEAD.value, _TRANSFORM.value, _SET.value)
     block = _evaluation(config.evaluation)
     radii = None if _CURVE.value is None else _radii(_CURVE.value)
     attack_at = None if radii is None else build.curve_attack(block)
@@ -64,9 +64,8 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         num_examples=_NUM_EXAMPLES.value,
         mesh=mesh,
     )
-    test = run.splits.test
+    test, predict = run.splits.test, classifier.logits_fn
     kept = dict(keep_adversarial=_SAVE.value, state_dir=report, log=print)
-    predict = classifier.logits_fn
     result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
     curve = None
     if radii is not None and attack_at is not None:

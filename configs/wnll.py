@@ -50,6 +50,30 @@ def stage(
     )
 
 
+def sgd(value: float, *, drops: tuple[float, ...], factor: float = 0.1) -> dict:
+    """The papers' optimizer: momentum 0.9, weight decay 5e-4, a learning rate in steps.
+
+    Their code makes it anew every epoch, which forgets the momentum; this one does not.
+    """
+    return dict(
+        name="sgd",
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule=dict(name="piecewise", value=value, drops=drops, factor=factor),
+    )
+
+
+def tvm() -> dict:
+    """Total-variation minimisation by its equation; p and weight are Guo et al.'s."""
+    return dict(weight=0.03, p_drop=0.5, data_term="norm", penalty="rows_columns")
+
+
+def add_tvm(config: ml_collections.ConfigDict) -> None:
+    """TVM before the network, and a training set of images and TVM of them."""
+    config.transform = dict(name="total_variation", **tvm())
+    config.data.union = dict(total_variation=tvm())
+
+
 def choose_stages(
     config: ml_collections.ConfigDict, variant: str, wnll_stage: dict
 ) -> None:

@@ -18,6 +18,7 @@ from robustjax.config.runs import build_loss as build_loss
 from robustjax.config.runs import build_model as build_model
 from robustjax.config.runs import build_optimizer as build_optimizer
 from robustjax.config.runs import build_stages as build_stages
+from robustjax.config.runs import build_union as build_union
 from robustjax.config.runs import load_data as load_data
 from robustjax.config.runs import read_config as read_config
 from robustjax.config.runs import resolved as resolved

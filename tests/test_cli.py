@@ -195,6 +195,64 @@ def test_suites_by_name_and_of_ones_own(command, trained, tmp_path):
     assert "accuracy at l2 0.1: " in (trained / "report" / "report.md").read_text()
 
 
+WNLL_SUITE = """
+def get_config(evaluation):
+    fgsm = dict(name="fgsm", threat=evaluation["threat"])
+    straight = dict(gradient="straight_through")
+    return [
+        fgsm,
+        fgsm | dict(label="linear", view=dict(name="linear")),
+        fgsm | dict(label="joint", view=straight, perturb_templates=True),
+        fgsm | dict(label="past", view=dict(transform=None)),
+        fgsm | dict(label="masks", view=dict(samples=2)),
+    ]
+"""
+
+
+def test_any_run_is_judged_with_another_head_and_a_transform(
+    command, trained, tmp_path
+):
+    path = tmp_path / "views.py"
+    path.write_text(WNLL_SUITE)
+    judged = command(
+        "eval.py",
+        f"--workdir={trained}",
+        f"--suite={path}",
+        "--num_examples=20",
+        "--head=wnll",
+        "--set=head.num_templates=100",
+        "--transform=total_variation",
+        "--set=transform.p_drop=0.2",
+    )
+    assert judged.code == 0, judged
+    report = json.loads((trained / "report" / "report.json").read_text())
+    names = [row["name"] for row in report["rows"]]
+    views = ["fgsm", "linear", "joint", "past", "masks"]
+    assert names == ["clean", *views, "worst case"]
+    assert report["config"]["head"] == {"name": "wnll", "num_templates": 100}
+    shown = {row["name"]: row.get("parameters", {}) for row in report["rows"]}
+    assert shown["linear"]["view"] == {"name": "linear"}
+    assert shown["joint"]["perturb_templates"] is True
+    assert shown["past"]["view"] == {"transform": None}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--head=softmax"], "`head name` must be one of"),
+        (["--head=wnll", "--set=head.num_templates=0"], "`num_templates`"),
+        (["--head=wnll", "--set=head.templates=9"], "The block of head does not fit"),
+        (["--set=head.num_templates=9"], "`--set` must be block.name=value"),
+        (["--transform=blur"], "`transform name` must be one of"),
+        (["--transform=total_variation", "--set=transform.p_drop=1"], "`p_drop`"),
+        (["--suite=wnll_adaptive"], "wnll_adaptive judges a head or a transform"),
+        (["--head=wnll", "--set=head.queries=batch", "--batch_size=500"], "divide"),
+    ],
+)
+def test_a_wrong_head_or_transform_is_refused(refused, trained, given, words):
+    assert words in refused("eval.py", f"--workdir={trained}", *given)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -270,7 +270,9 @@ class Classifier:
     ) -> Array:
         """Features of training images, as a query of the same image would have them."""
         x = self._images(head, rows, transform)
-        return interpolation.embed(*self._weights, x, layer=head.layer)
+        features = interpolation.embed(*self._weights, x, layer=head.layer)
+        # Off the mesh that the weights are on: lists are made once, on one device.
+        return jnp.asarray(np.asarray(features))
 
     def _images(
         self, head: HeadSettings, rows: np.ndarray, transform: InputTransform | None

@@ -9,6 +9,7 @@ from robustjax import (
     objectives,
     threats,
     training,
+    transforms,
 )
 from robustjax.config import suites
 from robustjax.types import Objective
@@ -110,7 +111,7 @@ HEADS = {
     "nearest_neighbors": interpolation.nearest_neighbors,
     "kernel_regression": interpolation.kernel_regression,
 }
-TRANSFORMS = {}
+TRANSFORMS = {"total_variation": transforms.total_variation}
 OPTIMIZERS = {"sgd": training.sgd, "adam": training.adam, "adamw": training.adamw}
 SCHEDULES = {
     "constant": training.constant,

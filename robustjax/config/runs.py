@@ -21,7 +21,9 @@ from robustjax.config.classifiers import Classifier, build_similarity
 from robustjax.training import sharding
 from robustjax.types import (
     Array,
+    Attack,
     BatchStream,
+    InputTransform,
     Key,
     LogitsFn,
     LossFn,
@@ -92,9 +94,19 @@ def load_data(config: Config) -> data.Splits:
 
 
 def build_stages(
-    config: Config, splits: data.Splits, model: Model, mesh: Mesh
+    config: Config,
+    splits: data.Splits,
+    model: Model,
+    mesh: Mesh,
+    *,
+    compute: bool = True,
 ) -> list[Stage]:
-    """The run's stages, `config.stages` naming their blocks in order."""
+    """The run's stages, `config.stages` naming their blocks in order.
+
+    Without `compute` the images of `config.data.union` are not computed but stand-ins,
+    for those who need to know what a run is like without running it.
+    """
+    train = build_union(config, splits.train, mesh, compute=compute)
     sharding.check_divides(mesh, batch_size=config.data.batch_size)
     if not config.stages:
         raise InputError(
@@ -111,7 +123,7 @@ def build_stages(
         )
         given = block.get("data", dict(name="shuffled"))
         stream, shape = _stream(
-            given, splits.train, config, seed=1000 * config.seed + position
+            given, train, config, seed=1000 * config.seed + position
         )
         total_steps = stream.steps_per_epoch * block.num_epochs
         trainable = block.get("trainable")
@@ -129,6 +141,44 @@ def build_stages(
             )
         )
     return stages
+
+
+def build_union(
+    config: Config, train: data.Dataset, mesh: Mesh, *, compute: bool = True
+) -> data.Dataset:
+    """The training images, and what `config.data.union` adds to them.
+
+    Its blocks are transforms by name, and `adversarial`: examples of `attack` against
+    the run in `workdir`. All are computed once, with keys fixed by `config.seed`.
+    """
+    parts = [train]
+    for number, (name, block) in enumerate((config.data.get("union") or {}).items()):
+        given = block.to_dict()
+        if not compute:
+            parts.append(train)
+        elif name == "adversarial":
+            source = restore(Path(given["workdir"]), mesh).logits_fn
+            attack = build_attack(given["attack"]).attack
+            parts.append(_mapped(config, number, train, _crafted(attack, source)))
+        else:
+            transform = make("union", names.TRANSFORMS, {"name": name, **given})
+            fun = functools.partial(_applied, transform)
+            parts.append(_mapped(config, number, train, fun))
+    return data.joined(*parts)
+
+
+def _mapped(config: Config, number: int, train: data.Dataset, fun: Any) -> data.Dataset:
+    key = jax.random.fold_in(jax.random.key(config.seed), 1000 + number)
+    return data.mapped(train, fun, key=key)
+
+
+def _applied(transform: InputTransform, keys: Key, x: Array, y: Array) -> Array:
+    del y
+    return transform.apply((), keys, lambda z: z, x)  # none of them asks the model
+
+
+def _crafted(attack: Attack, source: LogitsFn) -> Any:
+    return lambda keys, x, y: attack(keys, source, x, y)
 
 
 def _stream(
@@ -286,7 +336,7 @@ def restore(
     config = read_config(workdir) if config is None else config
     described = run(config, mesh)
     state = training.load(
-        build_stages(config, described.splits, described.model, mesh),
+        build_stages(config, described.splits, described.model, mesh, compute=False),
         described.init,
         workdir=workdir,
         checkpoint=checkpoint,

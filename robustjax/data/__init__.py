@@ -16,5 +16,7 @@ from robustjax.data.batches import shuffled_batches as shuffled_batches
 from robustjax.data.dataset import Dataset as Dataset
 from robustjax.data.dataset import Splits as Splits
 from robustjax.data.dataset import stratified_subset as stratified_subset
+from robustjax.data.derived import joined as joined
+from robustjax.data.derived import mapped as mapped
 from robustjax.data.sources import load as load
 from robustjax.data.template_batches import template_batches as template_batches
