@@ -22,6 +22,7 @@ from robustjax.transforms._penalties import Differences, Penalty
 from robustjax.transforms._splitting import Certificate, DataTerm, Problem, State
 from robustjax.types import Array
 
+_FIRST_RELAXATION = 1.3
 _BLOCK = 4  # steps between two looks at the gap, which costs about one
 
 
@@ -171,7 +172,9 @@ def minimised(
 
     def block(now: _Progress) -> _Progress:
         active = unfinished(now.gap)
-        relaxation = jnp.where(active, _splitting.RELAXATION, 0.0)[None, None, None]
+        # The first block is far from the solution, where less pays.
+        stride = jnp.where(now.blocks == 0, _FIRST_RELAXATION, _splitting.RELAXATION)
+        relaxation = jnp.where(active, stride, 0.0)[None, None, None]
         relaxation = relaxation.astype(given.x.dtype)
         state, z = _splitting.steps(given, now.state, _BLOCK, relaxation)
         found = _splitting.certified(given, state, z)
