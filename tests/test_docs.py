@@ -14,12 +14,13 @@ from robustjax import build
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGE = (DOCS / "attacks.md").read_text()
+INTERPOLATION = (DOCS / "interpolation.md").read_text()
 # One of each way to count: a scan, chunks at two lengths, early ends, no passes.
 QUICK = "pgd,square,deepfool,grey"
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+def blocks(language, page=PAGE):
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def check(*arguments):
@@ -55,7 +56,22 @@ def test_the_python_blocks_run(tmp_path, monkeypatch):
         build.build_attack(block)
 
 
-@pytest.mark.parametrize("line", "".join(blocks("bash")).splitlines())
+@pytest.mark.usefixtures("compile_quickly")
+def test_the_page_on_interpolation_runs():
+    names = {}
+    for block in blocks("python", INTERPOLATION):
+        exec(compile(block, "interpolation.md", "exec"), names)
+    fun, x = names["logits_fn"], names["x"]
+    for other in ("straight", "surrogate"):
+        assert (names[other](x) == fun(x)).all()
+    assert all((x_adv != x).any() for x_adv in names["found"])
+    assert (names["loss"] >= 0).all()
+    assert len(names["get_config"]({"threat": {"name": "linf", "eps": 0.1}})) == 5
+
+
+@pytest.mark.parametrize(
+    "line", "".join(blocks("bash") + blocks("bash", INTERPOLATION)).splitlines()
+)
 def test_commands_name_flags_that_exist(line):
     script, *arguments = shlex.split(line)[1:]
     source = (ROOT / script).read_text()

@@ -20,8 +20,7 @@ from robustjax._checks import InputError, one_of, positive_int
 from robustjax.attacks import expectation
 from robustjax.config import names
 from robustjax.config.blocks import Block, call, lookup, make
-from robustjax.interpolation import Similarity, Template
-from robustjax.interpolation.wnll import TemplateWeight
+from robustjax.interpolation import Similarity, Template, TemplateWeight
 from robustjax.types import (
     Array,
     Attack,

@@ -15,10 +15,14 @@ from robustjax import _checks, objectives
 from robustjax._checks import InputError
 from robustjax._gradients import with_gradient_of
 from robustjax.defenses._common import accuracy
-from robustjax.interpolation import Joint, Similarity, Solver
-from robustjax.interpolation.classifier import features_and_logits
-from robustjax.interpolation.joint import Gradient
-from robustjax.interpolation.wnll import TemplateWeight
+from robustjax.interpolation import (
+    Gradient,
+    Joint,
+    Similarity,
+    Solver,
+    TemplateWeight,
+    features_and_logits,
+)
 from robustjax.types import (
     AdversarialLoss,
     Array,
