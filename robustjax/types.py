@@ -233,11 +233,15 @@ class Head(Protocol):
 def is_transductive(fun: Callable[..., Any]) -> bool:
     """Whether a head's or classifier's answer depends on the rows beside it.
 
-    It says so by an attribute `transductive` of its static part. Such a classifier must
-    not be asked about padded or compacted batches.
+    It says so by an attribute `transductive` of its static part, or the functions that
+    it was made of do. Such a classifier must not be asked about padded or compacted
+    batches.
     """
-    static = fun.func if isinstance(fun, jax.tree_util.Partial) else fun
-    return bool(getattr(static, "transductive", False))
+    if not isinstance(fun, jax.tree_util.Partial):
+        return bool(getattr(fun, "transductive", False))
+    if hasattr(fun.func, "transductive"):
+        return bool(fun.func.transductive)  # pyright: ignore[reportFunctionMemberAccess]
+    return any(map(is_transductive, filter(callable, fun.args)))
 
 
 class Defended(Protocol):

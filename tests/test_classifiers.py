@@ -130,7 +130,7 @@ EVALUATION = {
 def test_suites_look_into_the_classifier(weights):
     classifier = built(weights)
     adaptive = build.build_suite("wnll_adaptive", EVALUATION, None, classifier)
-    assert len({attack.name for attack in adaptive}) == len(adaptive) == 14
+    assert len({attack.name for attack in adaptive}) == len(adaptive) == 15
     by_name = {attack.name: attack for attack in adaptive}
     assert by_name["Square, 1,000 queries"].source is None
     linear = by_name["linear head, AutoAttack"]
@@ -203,6 +203,52 @@ def test_an_attack_on_a_view_is_judged_by_the_classifier(weights):
     for found in result.attacks:
         answers = classifier.logits_fn(jnp.asarray(found.x_adv)).argmax(axis=1)
         np.testing.assert_array_equal(found.correct, answers == Y)
+
+
+def test_judges_must_all_be_right(weights):
+    classifier = built(weights)
+    block = dict(name="fgsm", threat=EVALUATION["threat"])
+    others = [dict(seed=seed) for seed in (1, 2)]
+    screen = dict(name="screen", threat=EVALUATION["threat"])
+    result = evaluation.evaluate(
+        classifier.logits_fn,
+        SPLITS.test.take(slice(64)),
+        [
+            build.build_attack(one | dict(judges=judges), None, classifier)
+            for one in (block, screen)
+            for judges in ((), others)
+        ],
+        key=jax.random.key(0),
+        keep_adversarial=True,
+    )
+    judges = [classifier.logits_fn, *map(classifier.view, others)]
+    for alone, among in (result.attacks[:2], result.attacks[2:]):
+        np.testing.assert_array_equal(alone.x_adv, among.x_adv)
+        answers = [f(jnp.asarray(among.x_adv)).argmax(axis=1) for f in judges]
+        right = np.all(np.stack(answers) == result.labels, axis=0)
+        np.testing.assert_array_equal(among.correct, right)
+    assert result.attacks[1].parameters["judges"] == others
+
+
+def test_a_transform_keeps_a_batch_transductive(weights):
+    config = ml_collections.ConfigDict(
+        {
+            "head": {"name": "wnll", "num_templates": 60, "similarity": SHORT},
+            "transform": {"name": "total_variation", "p_drop": 0.2, "max_steps": 10},
+            "data": {"augment": {}},
+        }
+    )
+    classifier = build.build_classifier(config, SPLITS, MODEL, *weights)
+    assert (classifier.has_head, classifier.has_transform) == (True, True)
+    assert not is_transductive(classifier.logits_fn)
+    assert is_transductive(classifier.view(dict(queries="batch")))
+    both = dict(num_sets=3, average="draws", samples=2)
+    assert classifier.view(both)(X).shape == (6, 6, 10)
+    past = classifier.view(dict(transform=None))
+    assert np.abs(past(X) - classifier.logits_fn(X)).max() > 1e-3
+    # The judged masks are an image's own, whatever is beside it.
+    answers = classifier.logits_fn(X)
+    np.testing.assert_allclose(classifier.logits_fn(X[2:4]), answers[2:4], atol=1e-4)
 
 
 def test_a_transductive_classifier_is_never_padded(weights):

@@ -166,7 +166,7 @@ def _sampled(num_samples: int, average: str, fun, key: Key, x: Array) -> Array:
         lambda index: fun(_random.fold_in(keys, index), x), jnp.arange(num_samples)
     )
     if average == "objective":
-        return draws
+        return draws.reshape(-1, *draws.shape[-2:])  # `fun` may have draws of its own
     if average == "logits":
         return draws.mean(axis=0)
     wide = draws.astype(jnp.promote_types(draws.dtype, jnp.float32))

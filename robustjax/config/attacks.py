@@ -52,8 +52,9 @@ def build_attack(
     Beside the attack's own keywords a block may have `label`, its name in the report;
     `radii`, which makes it a minimum-norm attack without a limit, judged at these radii
     and not counted in the worst case; `counts=False` for one that is held to no radius
-    of the threat model; `view`, what changes in the classifier that it climbs; and
-    `perturb_templates=True`, which moves the templates of that view too.
+    of the threat model; `view`, what changes in the classifier that it climbs;
+    `perturb_templates=True`, which moves the templates of that view too; and `judges`,
+    views that must be right beside the classifier, e.g. of other templates.
 
     Args:
       block: The name and keywords; blocks inside blocks for `attack` and `attacks`.
@@ -66,7 +67,9 @@ def build_attack(
     given = dict(block)
     label = given.pop("label", None)
     view, joint = given.pop("view", None), given.pop("perturb_templates", False)
-    inside = view is not None or joint or given.get("name") in _LOOKS_INSIDE
+    judges = given.pop("judges", ())
+    inside = view is not None or joint or judges
+    inside = inside or given.get("name") in _LOOKS_INSIDE
     if views is None and inside:
         raise InputError(
             f"The attack {label or given.get('name')!r} looks into the classifier: "
@@ -91,7 +94,13 @@ def build_attack(
     if views is not None and joint:
         attack = views.perturbing(attack, view or {})
         parameters["perturb_templates"] = True
-    return NamedAttack(name, attack, parameters, counts, norm, radii, source)
+    others = ()
+    if views is not None and judges:
+        parameters["judges"] = _plain(judges)
+        others = tuple(views.view(judge) for judge in judges)
+    return NamedAttack(
+        name, attack, parameters, counts, norm, radii, source=source, judges=others
+    )
 
 
 def build_suite(

@@ -180,7 +180,8 @@ def wnll_adaptive(evaluation: Block) -> Blocks:
         )
 
     def pgd(label: str, *, count: int = 5, num_steps: int = 100, **options: Any):
-        seen = {"view": options.pop("view")} if "view" in options else {}
+        apart = ("view", "judges", "counts")
+        seen = {name: options.pop(name) for name in apart if name in options}
         attack = _pgd(evaluation, num_steps=num_steps, iterate="best", **options)
         label = f"{label}, PGD-{num_steps} x {count}"
         return _restarts(attack, count, at_once=1, label=label, **seen)
@@ -198,6 +199,7 @@ def wnll_adaptive(evaluation: Block) -> Blocks:
     if has_head:
         smooth = dict(similarity=dict(num_neighbors=None, bandwidth_rank=30))
         draws = dict(num_sets=10, average="draws", seed=1)
+        others = [dict(seed=seed) for seed in range(2, 11)]
         among = dict(queries="batch", companions=31)
         released = dict(name="wnll_released")
         blocks += [
@@ -208,6 +210,7 @@ def wnll_adaptive(evaluation: Block) -> Blocks:
             _autoattack(evaluation)
             | dict(view=linear, label="linear head, AutoAttack"),
             pgd("10 other templates", count=1, view=draws),
+            pgd("worst of 10 draws", count=1, view=draws, judges=others, counts=False),
             pgd("whole batch", count=1, view=dict(queries="batch")),
             pgd("among 31 clean", count=1, num_steps=20, view=among),
             dict(

@@ -27,6 +27,8 @@ class NamedAttack:
       radii: See `norm`.
       source: What the attack climbs in place of the classifier that is judged: another
         model, or the same with another gradient. None is the classifier itself.
+      judges: Classifiers that must be right too, such as other draws of a random
+        defense: the worst over them is what such a row shows.
     """
 
     name: str
@@ -36,6 +38,7 @@ class NamedAttack:
     norm: str | None = None
     radii: tuple[float, ...] = ()
     source: LogitsFn | None = None
+    judges: tuple[LogitsFn, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,9 +92,10 @@ def evaluate(
     results = []
     for position, named in enumerate(attacks):
         source = predict if named.source is None else _as_pytree(named.source)
+        judges = (predict, *map(_as_pytree, named.judges))
         if isinstance(named.attack, StagedAttack):
             found = _staged(
-                *(named, key, source, predict, dataset, batch_size, total, mesh),
+                *(named, key, source, judges, dataset, batch_size, total, mesh),
                 *(keep_adversarial, position),
                 state_dir=state_dir,
                 log=log,
@@ -103,7 +104,7 @@ def evaluate(
             attack = _as_pytree(named.attack)
             run = functools.partial(_attacked, keep_adversarial)
             rows, seconds = gather(
-                lambda b, a=attack, run=run, s=source: run(a, key, s, predict, b)
+                lambda b, a=attack, run=run, s=source, j=judges: run(a, key, s, j, b)
             )
             found = _result(named, rows, seconds)
         results.append(found)
@@ -200,13 +201,18 @@ def _attacked(
     attack: Attack,
     key: Key,
     source: LogitsFn,
-    predict: LogitsFn,
+    judges: tuple[LogitsFn, ...],
     batch: Any,
 ) -> _Found:
     x = as_float(batch.x)
     x_adv = attack(_image_keys(key, batch.index), source, x, batch.y)
     _checks.same_shape(x_adv=x_adv, x=x)
-    return _found(~broken(predict(x_adv), batch.y), x_adv, x, keep)
+    return _found(_all_right(judges, x_adv, batch.y), x_adv, x, keep)
+
+
+def _all_right(judges: tuple[LogitsFn, ...], x: Array, y: Array) -> Array:
+    right = [~broken(judge(x), y) for judge in judges]
+    return functools.reduce(jnp.logical_and, right)
 
 
 def _found(correct: Array, x_adv: Array, x: Any, keep: bool) -> _Found:
@@ -253,7 +259,7 @@ def _staged(
     named: NamedAttack,
     key: Key,
     source: LogitsFn,
-    predict: LogitsFn,
+    judges: tuple[LogitsFn, ...],
     dataset: Dataset,
     batch_size: int,
     total: int,
@@ -297,13 +303,14 @@ def _staged(
     )
     seconds = time.monotonic() - start
     correct = outcome.correct
-    if named.source is not None:
+    if named.source is not None or named.judges:
         moved = dataclasses.replace(
             dataset.take(slice(total)), images=np.asarray(outcome.x_adv, np.float32)
         )
-        rows = _batches(predict, moved, batch_size, None, mesh)
-        judged = [sharding.to_host(_clean(predict, b.x, b.y)) for b in rows]
-        correct = np.concatenate([part.correct for part in judged])[:total]
+        rows = _batches(judges[0], moved, batch_size, None, mesh)
+        judge = jax.jit(_all_right)
+        parts = [sharding.to_host(judge(judges, b.x, b.y)) for b in rows]
+        correct = np.concatenate(parts)[:total]
     points = jnp.asarray(outcome.x_adv)
     found = jax.device_get(_found(jnp.asarray(correct), points, x, keep))
     extra = dict(stages=outcome.stages, warnings=outcome.warnings)
