@@ -8,7 +8,8 @@ minimises, for each channel,
 
 which is our objective at weight 1 / 5 times a constant; both are judged by ours, in
 NumPy and float64. Rows: images with an objective at or below that of scikit-image
-(target: all), its time over ours (>= 10), time to relative gaps of 1e-4 and 1e-6.
+(target: all), its time over ours (>= 10), time to relative gaps of 1e-4 and 1e-6. Ours
+stops at a stated gap, chosen on other crops and seeds than those of the table.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from robustjax.types import Array
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 128, "Images in the batch.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Interleaved rounds; the median counts.")
 _TOLERANCE = flags.DEFINE_float(
-    "tolerance", 0.25, "Relative gap at which ours stops in the comparison."
+    "tolerance", 0.45, "Relative gap at which ours stops in the comparison."
 )
 _WEIGHT = 1 / 5
 

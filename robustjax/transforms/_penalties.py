@@ -72,7 +72,7 @@ def project(t: Differences, radius: Array, penalty: Penalty) -> Differences:
 def excess(
     d: Differences, p: Differences, weight: Array, penalty: Penalty
 ) -> tuple[Array, Array]:
-    """Weight * TV, and by how much it exceeds <p, d>, both [B].
+    """Weight * TV, and by how much it exceeds <p, d>, of each channel: [C, B].
 
     The excess is summed group by group, each term at least 0 for a feasible `p`: no
     digits cancel that a difference of the two sums would lose.
@@ -84,8 +84,8 @@ def excess(
     value, above = 0.0, 0.0
     for axis, (some, dual) in zip((1, 0), zip(d, p, strict=True), strict=True):
         if penalty == "rows_columns":
-            norm = jnp.sqrt(jnp.sum(some**2, axis=axis))
-            inner = jnp.sum(some * dual, axis=axis)
+            norm = jnp.sqrt(jnp.sum(some**2, axis=axis, keepdims=True))
+            inner = jnp.sum(some * dual, axis=axis, keepdims=True)
         else:
             norm, inner = jnp.abs(some), some * dual
         value = value + weight * _total(norm)
@@ -102,4 +102,4 @@ def number_of_groups(z: Array, penalty: Penalty) -> int:
 
 
 def _total(values: Array) -> Array:
-    return jnp.sum(values, axis=tuple(range(values.ndim - 1)))
+    return jnp.sum(values, axis=(0, 1))

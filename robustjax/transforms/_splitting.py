@@ -115,6 +115,20 @@ def initial(given: Problem) -> State:
     return State(t, z, rho, rho)
 
 
+def resumed_at(given: Problem, z: Array, p: Differences, smallest: Array) -> State:
+    """The state of a point and a feasible dual, without a mask and for squared data.
+
+    Rho makes both weigh the same, see `balanced`.
+    """
+    d = _penalties.differences(z)
+    size = jnp.maximum(_norm(*d), smallest)
+    rho = _norm(*p) / jnp.maximum(size, _tiny(z))
+    usable = (_norm(*p) > 0) & (size > 0)
+    rho = jnp.where(usable, jnp.maximum(rho, _tiny(z)), 1.0)
+    t = Differences(*(d + p / rho for d, p in zip(d, p, strict=True)))
+    return State(t, None, rho, jnp.ones_like(rho))
+
+
 def step(
     given: Problem, state: State, relaxation: float | Array
 ) -> tuple[State, Array]:
@@ -198,8 +212,11 @@ def certified(given: Problem, state: State, z: Array) -> Certificate:
     u = _penalties.project(state.t, given.weight / state.rho, given.penalty)
     p = Differences(*(state.rho * u for u in u))
     z = jnp.clip(z, given.low, given.high)
-    penalty, gap = _penalties.excess(
-        _penalties.differences(z), p, given.weight, given.penalty
+    penalty, gap = (
+        part.sum(0)
+        for part in _penalties.excess(
+            _penalties.differences(z), p, given.weight, given.penalty
+        )
     )
     q = _penalties.adjoint(p)
     # <q, z> over its minimum in the box: all there is at dropped pixels.

@@ -15,13 +15,10 @@ from robustjax._checks import InputError
 from robustjax._random import per_image_keys
 from robustjax.attacks.adaptive import with_surrogate
 from robustjax.transforms import _gradients
+from robustjax.transforms._inputs import check_images, check_options
 from robustjax.transforms._penalties import Penalty
 from robustjax.transforms._splitting import DataTerm
-from robustjax.transforms.minimise import (
-    check_images,
-    check_options,
-    minimise_total_variation,
-)
+from robustjax.transforms.minimise import minimise_total_variation
 from robustjax.types import Array, Batch, InputTransform, Key, LogitsFn, PyTree
 
 Gradient = Literal["identity", "unrolled", "implicit"]
@@ -113,7 +110,8 @@ def total_variation(
       >>> import robustjax as rj
       >>> transform = rj.transforms.total_variation(p_drop=0.5)
       >>> x = jnp.full((1, 8, 8, 3), 0.25)
-      >>> z = transform.apply((), jax.random.key(0), lambda x: x, x)
+      >>> apply = jax.jit(transform.apply, static_argnums=2)
+      >>> z = apply((), jax.random.key(0), lambda x: x, x)
       >>> z[0, 0, 0].tolist()
       [0.25, 0.25, 0.25]
     """
