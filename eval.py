@@ -34,8 +34,8 @@ _SET = flags.DEFINE_multi_string("set", [], "Override: --set=head.num_templates=
 _NORM = flags.DEFINE_string("attack.norm", None, "linf, l2 or l1.")
 _EPS = flags.DEFINE_float("attack.eps", None, "Radius; step_size scales with it.")
 _STEP_SIZE = flags.DEFINE_float("attack.step_size", None, "Step size.")
-_NUM_STEPS = flags.DEFINE_integer("attack.num_steps", None, "Steps.")
-_NUM_RESTARTS = flags.DEFINE_integer("attack.num_restarts", None, "Restarts.")
+_NUM_STEPS = flags.DEFINE_integer("attack.num_steps", None, "Of the suite quick.")
+_NUM_RESTARTS = flags.DEFINE_integer("attack.num_restarts", None, "Of quick too.")
 
 
 def judge(workdir: Path, report: Path) -> dict[str, float]:

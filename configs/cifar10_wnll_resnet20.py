@@ -25,6 +25,7 @@ EPS = 0.031
 def get_config(variant: str = "intended") -> ml_collections.ConfigDict:
     """The config; `variant` is "intended" or "released"."""
     config = cifar10_pgd_resnet20.get_config().unlock()
+    config.validation_attack.objective = "margin"  # see wnll.py
     config.head = wnll.head(num_templates=1000)
     stage = wnll.stage(num_templates=500, num_queries=1000)
     wnll.choose_stages(config, variant, stage)

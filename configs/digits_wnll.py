@@ -29,6 +29,7 @@ def get_config(variant: str = "intended") -> ml_collections.ConfigDict:
     config.model = dict(name="small_cnn", stages=((32, 64),), dense=64, buffer=1)
     config.data.batch_size = 64
     config.loop.validate_every = 4
+    config.validation_attack.objective = "margin"  # see wnll.py
     config.head = wnll.head(num_templates=500)
     config.train = common.train_stage(
         loss=dict(

@@ -25,6 +25,7 @@ def get_config(variant: str = "intended") -> ml_collections.ConfigDict:
     config.data.name = "mnist"
     config.data.validation = 1000.0
     config.model = dict(name="wnll_mnist_cnn", buffer=1)
+    config.validation_attack.objective = "margin"  # see wnll.py
     config.head = wnll.head(num_templates=2000)
     config.train = common.train_stage(
         loss=dict(

@@ -1,4 +1,8 @@
-"""What the WNLL configs share: head, second stage, the papers' attacks."""
+"""What the WNLL configs share: head, second stage, the papers' attacks.
+
+Their validation attack climbs the margin: where U is one-hot, as it is for most images,
+the derivative of the cross-entropy is exactly 0.
+"""
 
 import ml_collections
 
@@ -91,13 +95,14 @@ def attacks(
     *,
     step_size: float,
     num_steps: int,
+    ifgsm_eps: float | None = None,
     cw_step_size: float = 6e-4,
     cw_steps: int = 50,
 ) -> dict:
-    """Constants of the suite `wnll_paper`."""
+    """Constants of the suite `wnll_paper`; `eps` is FGSM's, and the scale of CW."""
     return dict(
         fgsm=dict(eps=eps),
-        ifgsm=dict(eps=eps, step_size=step_size, num_steps=num_steps),
+        ifgsm=dict(eps=ifgsm_eps or eps, step_size=step_size, num_steps=num_steps),
         cw=dict(constant=10.0, step_size=cw_step_size, num_steps=cw_steps),
         cw_scale=eps,
     )

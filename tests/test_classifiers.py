@@ -130,7 +130,7 @@ EVALUATION = {
 def test_suites_look_into_the_classifier(weights):
     classifier = built(weights)
     adaptive = build.build_suite("wnll_adaptive", EVALUATION, None, classifier)
-    assert len({attack.name for attack in adaptive}) == len(adaptive) == 15
+    assert len({attack.name for attack in adaptive}) == len(adaptive) == 17
     by_name = {attack.name: attack for attack in adaptive}
     assert by_name["Square, 1,000 queries"].source is None
     linear = by_name["linear head, AutoAttack"]
@@ -278,6 +278,10 @@ def test_a_transductive_classifier_is_never_padded(weights):
         (dict(similarity=dict(neighbors=3)), r"neighbors.*num_neighbors"),
         (dict(templates=3), r"The block of head does not fit.*templates"),
         (dict(gradient="none"), r"`gradient` must be one of.*'none'"),
+        (dict(seed="abc"), r"`head\.seed` must be an integer.*'abc'"),
+        (dict(balanced="maybe"), r"`head\.balanced` must be one of.*'maybe'"),
+        (dict(companions=3), r"`head\.companions` 3 needs `head\.queries` 'batch'"),
+        (dict(solver=dict(method="lu")), r"`method` must be one of.*'lu'"),
     ],
 )
 def test_a_wrong_head_is_one_line(weights, head, message):
@@ -308,9 +312,9 @@ def test_overrides_of_eval():
     for wrong in ("head", "head=3", "tail.name=3", "head.seed="):
         with pytest.raises(InputError, match=r"`--set` must be block\.name=value"):
             build.override(config, None, None, [wrong])
-    config.head.seed = 3
-    with pytest.raises(InputError, match=r"`--set` 'head.seed=many'"):
-        build.override(config, None, None, ["head.seed=many"])
+    config.head.template_weight = "paper"
+    build.override(config, None, None, ["head.template_weight=0.5"])
+    assert config.head.template_weight == 0.5
 
 
 def test_every_head_of_the_table_is_public():

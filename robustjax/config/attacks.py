@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from robustjax import attacks, threats
-from robustjax._checks import InputError, one_of
+from robustjax._checks import InputError, one_of, positive_int
 from robustjax.config import names
 from robustjax.config.blocks import Block, call, lookup, make, rest
 from robustjax.evaluation import NamedAttack
@@ -79,6 +79,11 @@ def build_attack(
     counts = given.pop("counts", not radii)
     if given.get("name") in _LOOKS_INSIDE and views is not None:
         given |= views.guides()
+    repeats = 1
+    if view is not None and not joint and given.get("name") == "restarts":
+        # Each restart is judged: which of them is the worst, the view cannot tell.
+        repeats, given = given.get("num_restarts", 0), dict(given["attack"])
+        positive_int(num_restarts=repeats)
     attack, parameters = _attack(given, another)
     norm = parameters["threat"]["name"] if radii and "threat" in parameters else None
     if radii and norm is None:
@@ -87,6 +92,8 @@ def build_attack(
         )
     name = label or parameters["name"]
     source = None
+    if repeats > 1:
+        parameters = {"name": "restarts", "num_restarts": repeats, "attack": parameters}
     if views is not None and view is not None:
         parameters["view"] = _plain(view)
         if not joint:
@@ -99,7 +106,10 @@ def build_attack(
         parameters["judges"] = _plain(judges)
         others = tuple(views.view(judge) for judge in judges)
     return NamedAttack(
-        name, attack, parameters, counts, norm, radii, source=source, judges=others
+        *(name, attack, parameters, counts, norm, radii),
+        source=source,
+        judges=others,
+        repeats=repeats,
     )
 
 

@@ -53,8 +53,9 @@ class HeadSettings:
       similarity: Keywords of `Similarity`, the kernel by name.
       gradient: "exact", "straight_through", or a view (what changes in this block)
         whose derivative takes the place of this one's.
-      companions: Clean training images that are the other queries of each image, with
-        `queries="batch"`; 0 for none.
+      companions: Clean training images, not among the templates, that are the other
+        queries of each image, with `queries="batch"`; 0 for none.
+      solver: Keywords of `Solver`.
     """
 
     name: str = "wnll"
@@ -71,10 +72,24 @@ class HeadSettings:
     similarity: Block = dataclasses.field(default_factory=dict)
     gradient: Any = "exact"
     companions: int = 0
+    solver: Block = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         one_of(("linear", *names.HEADS), **{"head name": self.name})
         positive_int(num_templates=self.num_templates, num_sets=self.num_sets)
+        for name in ("disjoint", "balanced", "augment"):
+            one_of((True, False), **{f"head.{name}": getattr(self, name)})
+        for name in ("seed", "companions"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(
+                    f"`head.{name}` must be an integer of at least 0, got {value!r}."
+                )
+        if self.companions and self.queries != "batch":
+            raise InputError(
+                f"`head.companions` {self.companions} needs `head.queries` 'batch', "
+                f"got {self.queries!r}: single queries have none."
+            )
 
 
 class Classifier:
@@ -107,6 +122,7 @@ class Classifier:
         self.has_head = self._head.name != "linear"
         self.has_transform = bool(self._transform)
         self._train, self._augment = train, augment
+        self._features: dict[Any, Array] = {}
         self._weights = (model, params, model_state)
 
     @functools.cached_property
@@ -202,24 +218,30 @@ class Classifier:
         )
 
     def _built(self, head: HeadSettings, transform: InputTransform | None) -> Head:
-        key = jax.random.key(head.seed)
         rows = self._rows(head)
         template = self._template(head, rows, transform)
         num_classes = self._train.num_classes
         options: dict[str, Any] = dict(average=head.average)
         if head.name.startswith("wnll"):
-            options |= dict(queries=head.queries, template_weight=head.template_weight)
-        if head.name == "wnll":
-            options |= dict(unreachable="nan")
+            options |= dict(
+                queries=head.queries,
+                template_weight=head.template_weight,
+                solver=call("solver", interpolation.Solver, head.solver),
+                unreachable="nan",
+            )
         built = names.HEADS[head.name](template, num_classes, **options)
         if not head.companions:
             return built
-        others = interpolation.draw_templates(
-            jax.random.fold_in(key, 2),
-            jnp.asarray(self._train.labels),
-            head.companions,
-        )
-        features = self._embedded(head, np.asarray(others[0]), transform)
+        rest = np.setdiff1d(np.arange(len(self._train)), rows)
+        if len(rest) < head.companions:
+            raise InputError(
+                f"`head.companions` must be at most {len(rest)}, the training images "
+                f"that are no templates, got {head.companions}."
+            )
+        key = jax.random.fold_in(jax.random.key(head.seed), 2)
+        others = jax.random.permutation(key, rest)[: head.companions]
+        plain = dataclasses.replace(head, augment=False)
+        features = self._embedded(plain, np.asarray(others), transform)
         return interpolation.among(built, features)
 
     def _rows(self, head: HeadSettings) -> np.ndarray:
@@ -250,10 +272,8 @@ class Classifier:
                 "set head.balanced."
             )
         sets = [
-            interpolation.make_template(
-                self._embedded(head, chosen, transform),
-                jnp.asarray(y),
-                similarity,
+            _make_template(
+                self._embedded(head, chosen, transform), jnp.asarray(y), similarity
             )
             for chosen, y in zip(rows, labels, strict=True)
         ]
@@ -268,10 +288,19 @@ class Classifier:
         transform: InputTransform | None,
     ) -> Array:
         """Features of training images, as a query of the same image would have them."""
-        x = self._images(head, rows, transform)
-        features = interpolation.embed(*self._weights, x, layer=head.layer)
-        # Off the mesh that the weights are on: lists are made once, on one device.
-        return jnp.asarray(np.asarray(features))
+        known = (head.layer, head.augment, head.seed, rows.tobytes(), transform)
+        if known not in self._features:
+            x = self._images(head, rows, transform)
+            features = interpolation.embed(*self._weights, x, layer=head.layer)
+            # Off the mesh that the weights are on: lists are made on one device.
+            found = np.asarray(features)
+            if not np.isfinite(found).all():
+                raise InputError(
+                    f"The features of layer {head.layer!r} must be finite, got NaN or "
+                    "infinity for training images: the network has diverged."
+                )
+            self._features[known] = jnp.asarray(found)
+        return self._features[known]
 
     def _images(
         self, head: HeadSettings, rows: np.ndarray, transform: InputTransform | None
@@ -313,6 +342,11 @@ def _transform(block: Block) -> InputTransform | None:
 def _made(items: tuple[tuple[str, Any], ...]) -> InputTransform:
     """One object per block, so that code compiled for it is found again."""
     return make("transform", names.TRANSFORMS, dict(items))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _make_template(features: Array, labels: Array, similarity: Similarity) -> Template:
+    return interpolation.make_template(features, labels, similarity)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -52,7 +52,5 @@ def override(
             if not isinstance(inside.get(part), ConfigDict):
                 inside[part] = ConfigDict()
             inside = inside[part]
-        try:
+        with inside.ignore_type():  # a weight may be a name or a number
             inside[rest[-1]] = value
-        except TypeError as error:
-            raise InputError(f"`--set` {change!r}: {error}.") from error

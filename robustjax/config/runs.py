@@ -125,6 +125,8 @@ def build_stages(
         stream, shape = _stream(
             given, train, config, seed=1000 * config.seed + position
         )
+        rows = sum(shape.values()) or config.data.batch_size
+        sharding.check_divides(mesh, **{f"{name} batch": rows})
         total_steps = stream.steps_per_epoch * block.num_epochs
         trainable = block.get("trainable")
         apart = ("loss", "optimizer", "data", "trainable")
@@ -235,6 +237,14 @@ def build_classifier(
 
 def build_augmentation(block: Block) -> data.Augmentation:
     """The augmentations of a block `{name: keywords}`, in the order of the table."""
+    plain = {name: dict(block[name]) for name in block}
+    return _augmentation(json.dumps(plain, sort_keys=True))
+
+
+@functools.cache
+def _augmentation(text: str) -> data.Augmentation:
+    """One object per block, so that code compiled for it is found again."""
+    block = json.loads(text)
     for name in block:
         one_of(names.AUGMENTATIONS, augment=name)
     chosen = [

@@ -189,30 +189,61 @@ def wnll_adaptive(evaluation: Block) -> Blocks:
     def apgd(label: str, **options: Any):
         return dict(name="apgd", threat=evaluation["threat"], label=label, **options)
 
-    linear = dict(name="linear")
+    # Margins where a surrogate is multiplied by the objective's own derivative: that of
+    # the cross-entropy is exactly 0 where U is one-hot, which it often is.
+    margin: dict[str, Any] = dict(objective="margin")
+    exact = dict(gradient="exact")
     blocks: Blocks = [
-        pgd("exact, cross-entropy"),
-        pgd("exact, margin of logits", objective="margin"),
-        apgd("exact, APGD-CE"),
-        apgd("exact, APGD-DLR", objective="dlr"),
+        pgd("exact, cross-entropy", view=exact),
+        pgd("exact, margin of logits", view=exact, **margin),
+        apgd("exact, APGD-CE", view=exact),
+        apgd("exact, APGD-DLR", view=exact, objective="dlr"),
     ]
     if has_head:
+        linear = dict(name="linear")
         smooth = dict(similarity=dict(num_neighbors=None, bandwidth_rank=30))
-        draws = dict(num_sets=10, average="draws", seed=1)
+        smooth |= dict(name="wnll", gradient="exact")
+        draws = dict(num_sets=10, average="draws", seed=1, gradient="exact")
         others = [dict(seed=seed) for seed in range(2, 11)]
-        among = dict(queries="batch", companions=31)
-        released = dict(name="wnll_released")
+        batch = dict(queries="batch", gradient="exact")
+        among = dict(companions=31, **batch)
+        released = dict(name="wnll_released", gradient="exact")
+        straight = dict(gradient="straight_through")
         blocks += [
-            pgd("exact, margin of U", objective="margin", view=released),
-            pgd("smooth graph", view=dict(gradient=smooth)),
-            pgd("straight-through", view=dict(gradient="straight_through")),
-            pgd("linear head, margin", objective="margin", view=linear),
+            pgd("exact, margin of U", view=released, **margin),
+            pgd("smooth graph, margin", view=dict(gradient=smooth), **margin),
+            pgd("straight-through, margin", view=straight, **margin),
+            pgd("linear head, margin", view=linear, **margin),
             _autoattack(evaluation)
             | dict(view=linear, label="linear head, AutoAttack"),
-            pgd("10 other templates", count=1, view=draws),
-            pgd("worst of 10 draws", count=1, view=draws, judges=others, counts=False),
-            pgd("whole batch", count=1, view=dict(queries="batch")),
-            pgd("among 31 clean", count=1, num_steps=20, view=among),
+            pgd("10 other templates, margin", count=1, view=draws, **margin),
+            pgd(
+                "worst of 10 draws, margin",
+                count=1,
+                view=draws,
+                judges=others,
+                counts=False,
+                **margin,
+            ),
+            pgd("whole batch, margin", count=1, view=batch, **margin),
+            pgd(
+                "whole batch, judged so too",
+                count=1,
+                view=batch,
+                judges=[batch],
+                counts=False,
+                **margin,
+            ),
+            pgd("among 31 clean", count=1, num_steps=20, view=among, **margin),
+            pgd(
+                "among 31 clean, judged so too",
+                count=1,
+                num_steps=20,
+                view=among,
+                judges=[among],
+                counts=False,
+                **margin,
+            ),
             dict(
                 name="feature_collision",
                 threat=evaluation["threat"],
@@ -222,15 +253,12 @@ def wnll_adaptive(evaluation: Block) -> Blocks:
             ),
         ]
     if has_transform:
+        unrolled = dict(transform=dict(gradient="unrolled"))
+        masks = dict(samples=10)
         blocks += [
-            pgd("past the transform", view=dict(transform=None)),
-            pgd("10 masks", count=1, num_steps=40, view=dict(samples=10)),
-            pgd(
-                "unrolled",
-                count=1,
-                num_steps=20,
-                view=dict(transform=dict(gradient="unrolled")),
-            ),
+            pgd("past the transform", view=dict(transform=None), **margin),
+            pgd("10 masks, margin", count=1, num_steps=40, view=masks, **margin),
+            pgd("unrolled, margin", count=1, num_steps=20, view=unrolled, **margin),
         ]
     square = dict(name="square", threat=evaluation["threat"], num_queries=1000)
     return [*blocks, square | dict(label="Square, 1,000 queries")]

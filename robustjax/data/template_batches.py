@@ -1,6 +1,7 @@
 """Batches for the WNLL stage: templates first, then queries."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,9 +26,10 @@ def template_batches(
     """Every pair of a batch of templates and a batch of queries, epoch after epoch.
 
     Each epoch splits the set anew at random, a `share` of templates and the rest
-    queries, cuts both into batches and goes through all pairs in random order. With 20%
-    of 50,000 images, 2,000 and 4,000 these are the 5 x 10 pairs of "Deep Neural Nets
-    with Interpolating Function as Output Activation" (Wang et al., 2018).
+    queries, an image and what was made of it (same `index`) on one side, cuts both into
+    batches and goes through all pairs in random order. With 20% of 50,000 images, 2,000
+    and 4,000 these are the 5 x 10 pairs of "Deep Neural Nets with Interpolating
+    Function as Output Activation" (Wang et al., 2018).
 
     Args:
       dataset: What is split.
@@ -89,9 +91,23 @@ class _TemplateBatches:
     @property
     def _batches(self) -> tuple[int, int]:
         """Of templates and of queries, per epoch."""
-        templates = round(self.share * len(self.dataset))
+        templates = self._num_templates
         queries = len(self.dataset) - templates
         return templates // self.num_templates, queries // self.num_queries
+
+    @functools.cached_property
+    def _twins(self) -> np.ndarray:
+        """Rows of one image each, [images, copies]."""
+        order = np.argsort(self.dataset.index, kind="stable")
+        counts = np.unique(self.dataset.index, return_counts=True)[1]
+        copies = counts[0] if (counts == counts[0]).all() else 1
+        return order.reshape(-1, copies)
+
+    @property
+    def _num_templates(self) -> int:
+        """Rows that are templates in an epoch."""
+        images, copies = self._twins.shape
+        return round(self.share * images) * copies
 
     @property
     def steps_per_epoch(self) -> int:
@@ -105,11 +121,14 @@ class _TemplateBatches:
         """The pair of this number, counted from the start of the stage."""
         epoch, step = divmod(number, self.steps_per_epoch)
         rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(len(self.dataset))
+        chosen = rng.permutation(self._twins)
+        split = self._num_templates // self._twins.shape[1]
+        parts = (rng.permutation(part.ravel()) for part in np.split(chosen, [split]))
+        order = np.concatenate(list(parts))
         pair = rng.permutation(self.steps_per_epoch)[step]
         templates, queries = divmod(int(pair), self._batches[1])
         first = templates * self.num_templates
-        second = round(self.share * len(self.dataset)) + queries * self.num_queries
+        second = self._num_templates + queries * self.num_queries
         rows = np.concatenate(
             [
                 order[first : first + self.num_templates],

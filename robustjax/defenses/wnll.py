@@ -22,6 +22,7 @@ from robustjax.interpolation import (
     Solver,
     TemplateWeight,
     features_and_logits,
+    log_scores,
 )
 from robustjax.types import (
     AdversarialLoss,
@@ -108,7 +109,7 @@ def wnll(
     def per_row(rows: Array, y: Array) -> Array:
         """The loss of each row, [N]."""
         if loss == "log":
-            rows = jnp.log(rows + jnp.finfo(rows.dtype).tiny)
+            rows = log_scores(rows)
         return objectives.cross_entropy(rows, y)
 
     def craft(params: PyTree, model_state: PyTree, key: Key, batch: Batch) -> Array:
@@ -119,7 +120,7 @@ def wnll(
 
         def joined(z: Array) -> Array:
             rows, _ = scores(params, model_state, z, batch.y)
-            return jnp.log(rows + jnp.finfo(rows.dtype).tiny) if loss == "log" else rows
+            return log_scores(rows) if loss == "log" else rows
 
         def queries(z: Array) -> Array:
             return joined(jnp.concatenate([clean, z]))[num_templates:]

@@ -29,6 +29,8 @@ class NamedAttack:
         model, or the same with another gradient. None is the classifier itself.
       judges: Classifiers that must be right too, such as other draws of a random
         defense: the worst over them is what such a row shows.
+      repeats: Runs of the attack with keys of their own, each judged: restarts on a
+        `source`, which cannot tell which of them the judges mind most.
     """
 
     name: str
@@ -39,6 +41,7 @@ class NamedAttack:
     radii: tuple[float, ...] = ()
     source: LogitsFn | None = None
     judges: tuple[LogitsFn, ...] = ()
+    repeats: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,13 +73,17 @@ def evaluate(
     """
     _checks.positive_int(batch_size=batch_size)
     predict = _as_pytree(logits_fn)
-    shape = (dataset, batch_size, num_examples, mesh)
-    batches = functools.partial(_batches, predict, *shape)
+
+    def batches(size: int) -> Iterator[EvalBatch]:
+        return _batches(predict, dataset, size, num_examples, mesh)
+
     total = len(dataset) if num_examples is None else num_examples
 
-    def gather(run: Callable[[Any], NamedTuple]) -> tuple[Any, float]:
+    def gather(
+        run: Callable[[Any], NamedTuple], size: int = batch_size
+    ) -> tuple[Any, float]:
         start = time.monotonic()
-        rows = [sharding.to_host(run(batch)) for batch in batches()]
+        rows = [sharding.to_host(run(batch)) for batch in batches(size)]
         joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *rows)
         return joined, time.monotonic() - start
 
@@ -102,9 +106,10 @@ def evaluate(
             )
         else:
             attack = _as_pytree(named.attack)
-            run = functools.partial(_attacked, keep_adversarial)
+            run = functools.partial(_attacked, keep_adversarial, named.repeats)
             rows, seconds = gather(
-                lambda b, a=attack, run=run, s=source, j=judges: run(a, key, s, j, b)
+                lambda b, a=attack, run=run, s=source, j=judges: run(a, key, s, j, b),
+                _block_size((attack, source, *judges), batch_size, total, mesh),
             )
             found = _result(named, rows, seconds)
         results.append(found)
@@ -195,19 +200,35 @@ def _clean(predict: LogitsFn, x: Array, y: Array) -> _Clean:
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _attacked(
     keep: bool,
+    repeats: int,
     attack: Attack,
     key: Key,
     source: LogitsFn,
     judges: tuple[LogitsFn, ...],
     batch: Any,
 ) -> _Found:
-    x = as_float(batch.x)
-    x_adv = attack(_image_keys(key, batch.index), source, x, batch.y)
-    _checks.same_shape(x_adv=x_adv, x=x)
-    return _found(_all_right(judges, x_adv, batch.y), x_adv, x, keep)
+    x, keys = as_float(batch.x), _image_keys(key, batch.index)
+
+    def run(keys: Key) -> tuple[Array, Array]:
+        x_adv = attack(keys, source, x, batch.y)
+        _checks.same_shape(x_adv=x_adv, x=x)
+        return x_adv, _all_right(judges, x_adv, batch.y)
+
+    if repeats == 1:
+        x_adv, right = run(keys)
+        return _found(right, x_adv, x, keep)
+
+    def again(kept: tuple[Array, Array], number: Array):
+        x_adv, right = run(jax.vmap(jax.random.fold_in, (0, None))(keys, number))
+        wins = (kept[1] & ~right).reshape((-1,) + (1,) * (x.ndim - 1))
+        return (jnp.where(wins, x_adv, kept[0]), kept[1] & right), None
+
+    start = (x, jnp.ones(x.shape[0], bool))
+    (x_adv, right), _ = jax.lax.scan(again, start, jnp.arange(repeats))
+    return _found(right, x_adv, x, keep)
 
 
 def _all_right(judges: tuple[LogitsFn, ...], x: Array, y: Array) -> Array:
@@ -337,6 +358,20 @@ def _batches(
     for batch in evaluation_batches(dataset, batch_size, num_examples=num_examples):
         index = batch.index.astype(np.uint32)  # what keys fold in
         yield sharding.global_rows(mesh, batch._replace(index=index))
+
+
+def _block_size(
+    functions: Sequence[Callable[..., Any]],
+    batch_size: int,
+    total: int,
+    mesh: Mesh | None,
+) -> int:
+    """`batch_size`, or what leaves no padding where that would be queries."""
+    if not any(map(is_transductive, functions)):
+        return batch_size
+    devices = (mesh or sharding.data_mesh()).shape["data"]
+    sizes = [n for n in range(devices, batch_size + 1, devices) if total % n == 0]
+    return max(sizes, default=batch_size)
 
 
 def _image_keys(key: Key, index: Array) -> Key:

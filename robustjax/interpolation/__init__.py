@@ -34,3 +34,4 @@ from robustjax.interpolation.wnll import interpolate as interpolate
 from robustjax.interpolation.wnll import (
     interpolate_with_diagnostics as interpolate_with_diagnostics,
 )
+from robustjax.interpolation.wnll import log_scores as log_scores

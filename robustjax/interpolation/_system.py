@@ -50,7 +50,10 @@ def joint_lists(
     # Templates first: of equally near points the earlier comes first.
     index = jnp.concatenate([known.index, index], axis=1)
     distance = jnp.concatenate([known.square_distance, close.square_distance], axis=1)
-    _, order = jax.lax.top_k(-distance, num_neighbors)
+    # The two were computed apart: what rounding alone tells apart counts as equal.
+    later = close.square_distance * (1 + 16 * jnp.finfo(distance.dtype).eps)
+    order_by = jnp.concatenate([known.square_distance, later], axis=1)
+    _, order = jax.lax.top_k(-order_by, num_neighbors)
     of_templates = Neighbors(
         jnp.take_along_axis(index, order, axis=1),
         jnp.take_along_axis(distance, order, axis=1),

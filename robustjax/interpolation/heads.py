@@ -15,17 +15,20 @@ from jax.tree_util import Partial
 
 from robustjax import _checks
 from robustjax._checks import InputError
-from robustjax.interpolation.single import interpolate_singly, own_lists
+from robustjax.interpolation.single import interpolate_singly, own_votes
 from robustjax.interpolation.template import Template
 from robustjax.interpolation.wnll import (
     Solver,
     TemplateWeight,
+    check_labels,
     interpolate_with_diagnostics,
+    log_scores,
 )
 from robustjax.types import Array, Head
 
 Queries = Literal["batch", "single"]
 Average = Literal["scores", "draws"]
+Unreachable = Literal["shares", "nan"]
 
 
 def wnll(
@@ -36,7 +39,7 @@ def wnll(
     template_weight: TemplateWeight = "paper",
     solver: Solver | None = None,
     average: Average = "scores",
-    unreachable: Literal["shares", "nan"] = "shares",
+    unreachable: Unreachable = "shares",
 ) -> Head:
     """The WNLL head: log(U + tiny), so that cross-entropy is -log U_y.
 
@@ -77,6 +80,7 @@ def wnll_released(
     template_weight: TemplateWeight = "released_floor",
     solver: Solver | None = None,
     average: Average = "scores",
+    unreachable: Unreachable = "shares",
 ) -> Head:
     """The head as the released code uses it: U itself, in [0, 1], taken for logits.
 
@@ -92,7 +96,7 @@ def wnll_released(
       >>> head(jnp.array([[0.3]]), jnp.array([True])).round(3).tolist()
       [[0.599..., 0.401...]]
     """
-    kind = _WNLL(num_classes, queries, template_weight, solver or Solver(), "shares")
+    kind = _WNLL(num_classes, queries, template_weight, solver or Solver(), unreachable)
     return _head(kind, template, log=False, average=average)
 
 
@@ -206,11 +210,8 @@ class _Local:
 
     def __call__(self, template: Template, features: Array, valid: Array) -> Array:
         del valid  # rows do not know of one another
-        index, weight = own_lists(features, template)
-        if not self.weighted:
-            weight = jnp.ones_like(weight)
-        onehot = jax.nn.one_hot(template.labels, self.num_classes, dtype=weight.dtype)
-        votes = jnp.einsum("qk,qkc->qc", weight, onehot[index])
+        onehot = jax.nn.one_hot(template.labels, self.num_classes, dtype=features.dtype)
+        votes = own_votes(features, template, onehot, weighted=self.weighted)
         return votes / votes.sum(axis=1, keepdims=True)
 
 
@@ -232,12 +233,18 @@ class _Head:
             scores = jax.lax.map(lambda t: self.kind(t, features, valid), template)
             if self.average == "scores":
                 scores = scores.mean(axis=0)
-        if not self.log:
-            return scores
-        return jnp.log(scores + jnp.finfo(scores.dtype).tiny)
+        # No answer to what is no number, whatever a head makes of it.
+        known = jnp.isfinite(features).all(axis=1)[:, None]
+        known = jnp.broadcast_to(known, scores.shape)
+        scores = jnp.where(known, scores, jnp.nan)
+        return log_scores(scores) if self.log else scores
 
 
 def _head(kind: _WNLL | _Local, template: Template, *, log: bool, average: Average):
     _checks.positive_int(num_classes=kind.num_classes)
     _checks.one_of(("scores", "draws"), average=average)
+    labels = jnp.atleast_2d(template.labels)
+    if _checks.is_concrete(labels):
+        for each in labels:
+            check_labels(each, kind.num_classes)
     return Partial(_Head(kind, log, average), template)

@@ -113,6 +113,7 @@ class _PerturbingTemplates:
     model: Model
     layer: str
     joint: Joint
+    transductive: bool = True
 
     def __call__(
         self,

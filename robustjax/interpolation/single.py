@@ -54,8 +54,7 @@ def interpolate_singly(
     check_call(features, template, num_classes)
     count = template.features.shape[0]
     onehot = jax.nn.one_hot(template.labels, num_classes, dtype=features.dtype)
-    index, weight = own_lists(features, template)
-    seen = jnp.einsum("qk,qkc->qc", weight, onehot[index])
+    seen = own_votes(features, template, onehot)
     extra = extra_weight(template_weight, count, jnp.ones(1, bool))
     back = (1 + extra.astype(features.dtype)) * _from_templates(features, template)
     scores = seen + jnp.matmul(back, onehot, precision=jax.lax.Precision.HIGHEST)
@@ -66,24 +65,38 @@ def interpolate_singly(
     return scores, reached[:, 0]
 
 
-def own_lists(features: Array, template: Template) -> tuple[Array, Array]:
-    """The templates in each query's list, and their weights, [Q, k] each."""
+def own_votes(
+    features: Array, template: Template, onehot: Array, *, weighted: bool = True
+) -> Array:
+    """sum_t w_qt G_t over the templates in each query's own list, [Q, K].
+
+    Without weights every template in the list counts 1.
+    """
     similarity, count = template.similarity, template.features.shape[0]
     # The query itself takes the first place of its list.
     own = int(similarity.include_self)
-    size = min((similarity.num_neighbors or count + 1) - own, count)
-    size = max(size, 1)
+    rank = similarity.bandwidth_rank - own
+    is_complete = similarity.num_neighbors is None
+    size = (similarity.num_neighbors or similarity.bandwidth_rank) - own
     lists = graph.nearest(
-        *(features, template.features, size), recall=similarity.recall
+        *(features, template.features, min(max(size, 1), count)),
+        recall=similarity.recall,
     )
     squares = graph.square_distances(features, template.features, lists.index)
     if similarity.bandwidth is not None:
         width = jnp.asarray(similarity.bandwidth**2, squares.dtype)
     else:
-        rank = similarity.bandwidth_rank - 1 - own
-        width = squares[:, rank : rank + 1]
+        width = squares[:, rank - 1 : rank]
+    if is_complete:
+        squares, _ = _all_square_distances(features, template.features)
     weight = graph.weights(squares, width, similarity.kernel)
-    return lists.index, weight if similarity.num_neighbors != own else 0 * weight
+    if not weighted:
+        weight = jnp.ones_like(weight)
+    if is_complete:
+        return jnp.matmul(weight, onehot, precision=jax.lax.Precision.HIGHEST)
+    if size == 0:  # nothing but the query itself
+        weight = jnp.zeros_like(weight)
+    return jnp.einsum("qk,qkc->qc", weight, onehot[lists.index])
 
 
 def _from_templates(features: Array, template: Template) -> Array:
@@ -123,4 +136,6 @@ def _all_square_distances(rows: Array, points: Array) -> tuple[Array, Array]:
     squares = jnp.sum(rows**2, axis=1)[:, None] + jnp.sum(points**2, axis=1)[None]
     products = jnp.matmul(rows, points.T, precision=jax.lax.Precision.HIGHEST)
     error = 8 * jnp.finfo(squares.dtype).eps * jax.lax.stop_gradient(squares)
-    return jnp.maximum(squares - 2 * products, 0.0), error
+    squares = squares - 2 * products
+    # Coincident points are at 0, not at what rounding leaves of it.
+    return jnp.where(squares > error, squares, 0.0), error

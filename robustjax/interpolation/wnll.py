@@ -23,6 +23,7 @@ import numpy as np
 
 from robustjax import _checks
 from robustjax._checks import InputError
+from robustjax._gradients import with_gradient_of
 from robustjax.interpolation import _solve, _system, graph
 from robustjax.interpolation.template import Template
 from robustjax.types import Array
@@ -179,20 +180,35 @@ def check_call(features: Array, template: Template, num_classes: int) -> None:
     _checks.positive_int(num_classes=num_classes)
     if not features.shape[0]:
         raise InputError("`features` must hold at least one query, got none.")
-    if _checks.is_concrete(template.labels):
-        labels = np.asarray(template.labels)  # NumPy: an outer trace records nothing
-        out = (labels < 0) | (labels >= num_classes)
-        if out.any():
-            raise InputError(
-                f"`template.labels` must lie in [0, {num_classes}), `num_classes`, got "
-                f"{labels[out.argmax()]}."
-            )
-        counts = np.bincount(labels, minlength=num_classes)
-        if counts.min() == 0:
-            raise InputError(
-                f"`template` must hold every class, has none of {counts.argmin()}: "
-                "draw more templates, or class-balanced ones."
-            )
+    check_labels(template.labels, num_classes)
+
+
+def check_labels(labels: Array, num_classes: int) -> None:
+    """Raises unless labels, where they are known, are all of the classes."""
+    if not _checks.is_concrete(labels):
+        return
+    found = np.asarray(labels)  # NumPy: an outer trace records nothing
+    out = (found < 0) | (found >= num_classes)
+    if out.any():
+        raise InputError(
+            f"`template.labels` must lie in [0, {num_classes}), `num_classes`, got "
+            f"{found[out.argmax()]}."
+        )
+    counts = np.bincount(found, minlength=num_classes)
+    if counts.min() == 0:
+        raise InputError(
+            f"`template` must hold every class, has none of {counts.argmin()}: "
+            "draw more templates, or class-balanced ones."
+        )
+
+
+def log_scores(scores: Array) -> Array:
+    """log(U + tiny), with a derivative whose size leaves room for what it meets.
+
+    That of log(U + sqrt(tiny)): 1 / tiny times anything above 4 would be infinite.
+    """
+    tiny = jnp.finfo(scores.dtype).tiny
+    return with_gradient_of(jnp.log(scores + tiny), jnp.log(scores + tiny**0.5))
 
 
 def extra_weight(template_weight: TemplateWeight, count: int, valid: Array) -> Array:
