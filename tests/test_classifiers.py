@@ -6,7 +6,16 @@ import ml_collections
 import numpy as np
 import pytest
 
-from robustjax import InputError, attacks, build, data, evaluation, models, threats
+from robustjax import (
+    InputError,
+    attacks,
+    build,
+    data,
+    evaluation,
+    models,
+    threats,
+    training,
+)
 from robustjax.config import names
 from robustjax.data import Dataset
 from robustjax.interpolation import Similarity, interpolate, make_template
@@ -203,6 +212,55 @@ def test_an_attack_on_a_view_is_judged_by_the_classifier(weights):
     for found in result.attacks:
         answers = classifier.logits_fn(jnp.asarray(found.x_adv)).argmax(axis=1)
         np.testing.assert_array_equal(found.correct, answers == Y)
+
+
+def test_every_restart_on_a_view_is_judged(weights):
+    classifier = built(weights)
+    pgd = dict(name="pgd", threat=EVALUATION["threat"], step_size=0.05, num_steps=2)
+    block = dict(name="restarts", attack=pgd, num_restarts=3, view=dict(name="linear"))
+    named = build.build_attack(block, None, classifier)
+    assert named.repeats == 3
+    assert named.parameters["num_restarts"] == 3
+    assert named.parameters["attack"]["num_steps"] == 2
+    subset = SPLITS.test.take(slice(40))
+    result = evaluation.evaluate(
+        classifier.logits_fn,
+        subset,
+        [named],
+        key=jax.random.key(0),
+        keep_adversarial=True,
+    ).attacks[0]
+    x, y = jnp.asarray(subset.images), jnp.asarray(subset.labels)
+    each = jax.vmap(jax.random.fold_in, (None, 0))
+    keys = each(jax.random.key(0), subset.index.astype(np.uint32))
+    right = np.ones(40, bool)
+    for number in range(3):
+        folded = jax.vmap(jax.random.fold_in, (0, None))(jax.random.clone(keys), number)
+        x_adv = named.attack(folded, named.source, x, y)
+        right &= np.asarray(classifier.logits_fn(x_adv).argmax(axis=1) == y)
+    np.testing.assert_array_equal(result.correct, right)
+    again = classifier.logits_fn(jnp.asarray(result.x_adv)).argmax(axis=1) == y
+    np.testing.assert_array_equal(again, right)
+    assert result.distance["linf"].max() <= 0.1 + 1e-6
+
+
+def test_attacks_among_queries_see_no_padding(weights):
+    """40 images in batches of 30: blocks of 20 for what looks at whole batches."""
+    classifier = built(weights)
+    block = dict(name="fgsm", threat=EVALUATION["threat"], view=dict(queries="batch"))
+    joint = dict(block, view=dict(gradient="exact"), perturb_templates=True)
+    attacks = [build.build_attack(b, None, classifier) for b in (block, joint)]
+    run = lambda size: evaluation.evaluate(
+        classifier.logits_fn,
+        SPLITS.test.take(slice(40)),
+        attacks,
+        key=jax.random.key(0),
+        batch_size=size,
+        keep_adversarial=True,
+        mesh=training.data_mesh(jax.devices()[:1]),
+    )
+    for ragged, even in zip(run(30).attacks, run(20).attacks, strict=True):
+        np.testing.assert_array_equal(ragged.x_adv, even.x_adv)
 
 
 def test_judges_must_all_be_right(weights):

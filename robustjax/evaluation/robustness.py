@@ -223,8 +223,8 @@ def _attacked(
 
     def again(kept: tuple[Array, Array], number: Array):
         x_adv, right = run(jax.vmap(jax.random.fold_in, (0, None))(keys, number))
-        wins = (kept[1] & ~right).reshape((-1,) + (1,) * (x.ndim - 1))
-        return (jnp.where(wins, x_adv, kept[0]), kept[1] & right), None
+        open_still = kept[1].reshape((-1,) + (1,) * (x.ndim - 1))
+        return (jnp.where(open_still, x_adv, kept[0]), kept[1] & right), None
 
     start = (x, jnp.ones(x.shape[0], bool))
     (x_adv, right), _ = jax.lax.scan(again, start, jnp.arange(repeats))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustjax import InputError
-from robustjax.data import Dataset, template_batches
+from robustjax.data import Dataset, joined, template_batches
 
 
 def numbered(count=50):
@@ -48,6 +48,17 @@ def test_every_epoch_splits_anew_and_seeds_differ():
     assert max(counts.values()) < 12
     other = template_batches(numbered(), seed=2, **SIZES)
     assert (stream.batch(0).x != other.batch(0).x).any()
+
+
+def test_an_image_and_its_twins_are_on_one_side():
+    twins = joined(numbered(), numbered())
+    stream = template_batches(twins, seed=1, **SIZES)
+    assert stream.steps_per_epoch == 4 * 8
+    for start in (0, 32):
+        batches = epoch(stream, start)
+        templates = set(np.concatenate([batch[:5] for batch in batches]).tolist())
+        queries = set(np.concatenate([batch[5:] for batch in batches]).tolist())
+        assert (len(templates), len(queries), templates & queries) == (10, 40, set())
 
 
 def test_it_goes_on_where_it_was():

@@ -89,6 +89,11 @@ def test_single_queries_that_coincide_with_templates():
     assert bool(reached.all())
     expected = jax.jit(lambda z: each_alone(z, template, "paper"))(queries)
     np.testing.assert_allclose(scores, expected, atol=1e-5)
+    # With the bandwidth of so near a neighbour, rounding would weigh exp(-1).
+    near = template_of(np.float32(POINTS), Similarity(6, 2))
+    scores, _ = jax.jit(lambda z: interpolate_singly(z, near, 4))(queries)
+    expected = jax.jit(lambda z: each_alone(z, near, "paper"))(queries)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
     # All points the same: every template weighs 1, none prefers the query.
     same = make_template(jnp.zeros((60, 2)), LABELS, SHORT)
     scores, reached = interpolate_singly(jnp.zeros((1, 2)), same, 4)
@@ -119,6 +124,33 @@ def test_the_head_is_the_logarithm_of_the_scores():
     alone = interpolate_singly(queries, template, 4)[0]
     np.testing.assert_allclose(jnp.exp(single(queries, EVERYONE)), alone, atol=1e-6)
     assert [is_transductive(h) for h in (head, single, released)] == [True, False, True]
+
+
+def test_gradients_are_finite_where_scores_are_zero():
+    """1 / tiny times a derivative above 4 would be infinite, and times 0 no number."""
+    points = np.float32(np.concatenate([POINTS[:30] + 50, POINTS[30:60] - 50]))
+    labels = jnp.asarray(np.repeat([0, 1, 2, 3], [15, 15, 15, 15]))
+    template = make_template(jnp.asarray(points), labels, SHORT)
+    queries = jnp.float32(np.concatenate([POINTS[60:75] + 50, POINTS[75:] - 50]))
+    y = jnp.arange(30) % 4
+    for head in (
+        wnll(template, 4, queries="single"),
+        wnll(template, 4),
+        kernel_regression(template, 4),
+    ):
+        assert (jnp.exp(head(queries, EVERYONE)) == 0).any()
+        for objective in (objectives.dlr, objectives.margin, objectives.cross_entropy):
+            loss = lambda z: 100 * objective(head(z, EVERYONE), y).sum()  # noqa: B023
+            assert np.isfinite(jax.jit(jax.grad(loss))(queries)).all()
+
+
+def test_features_that_are_no_numbers_have_no_answer():
+    template = template_of(np.float32(POINTS))
+    queries = jnp.float32(POINTS[60:]).at[3, 2].set(jnp.nan)
+    for head in (wnll(template, 4, queries="single"), nearest_neighbors(template, 4)):
+        answer = jax.jit(head)(queries, EVERYONE)
+        wrong = np.isnan(answer).any(axis=1)
+        assert wrong.tolist() == [i == 3 for i in range(30)]
 
 
 def test_padding_rows_do_not_exist_for_a_head():
@@ -198,6 +230,8 @@ def test_among_companions(float64):
         (dict(unreachable="zero"), r"`unreachable` must be one of.*'zero'"),
         (dict(average="sum"), r"`average` must be one of.*'sum'"),
         (dict(num_classes=0), r"`num_classes` must be"),
+        (dict(num_classes=5), r"`template` must hold every class, has none of 4"),
+        (dict(num_classes=3), r"`template\.labels` must lie in \[0, 3\).*got 3"),
     ],
 )
 def test_bad_heads_are_one_line(options, message):

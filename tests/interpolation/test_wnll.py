@@ -16,12 +16,14 @@ from robustjax import InputError
 from robustjax.interpolation import (
     Similarity,
     Solver,
+    _system,
     gaussian,
     interpolate,
     interpolate_with_diagnostics,
     make_template,
     quartic,
 )
+from robustjax.interpolation._solve import matvec
 
 RNG = np.random.default_rng(0)
 POINTS = RNG.normal(size=(100, 16))
@@ -38,9 +40,9 @@ def float64():
         yield
 
 
-def reference(points, labels, classes, likeness, gamma):
-    """Dense, from the equation of each query, and one linear solve."""
-    n, m = len(points), len(labels)
+def alike_of(points, likeness):
+    """w(x, y) for all pairs, 0 on the diagonal."""
+    n = len(points)
     square = scipy.spatial.distance.cdist(points, points, "sqeuclidean")
     alike = np.zeros((n, n))
     for x in range(n):
@@ -54,6 +56,12 @@ def reference(points, labels, classes, likeness, gamma):
         power = {gaussian: 1, quartic: 2}[likeness.kernel]
         alike[x, order] = np.exp(-((square[x, order] / width) ** power))
     np.fill_diagonal(alike, 0)
+    return alike
+
+
+def reference(points, labels, classes, likeness, gamma):
+    """Dense, from the equation of each query, and one linear solve."""
+    m, alike = len(labels), alike_of(points, likeness)
     both = alike + alike.T
     both[m:, :m] += gamma * alike[:m, m:].T
     system = np.diag(both[m:].sum(axis=1)) - both[m:, m:]
@@ -90,8 +98,13 @@ def on_a_line(queries, **options):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 7.0, "paper", "released"])
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
 def test_a_single_query_is_a_kernel_regression_whatever_gamma(float64, gamma, solver):
+    expected = [[0.5986876601, 0.4013123399]]
     scores = on_a_line([0.3], template_weight=gamma, solver=Solver(solver))
-    np.testing.assert_allclose(scores, [[0.5986876601, 0.4013123399]], atol=1e-10)
+    np.testing.assert_allclose(scores, expected, atol=1e-10)
+    with jax.enable_x64(False):
+        scores = on_a_line([0.3], template_weight=gamma, solver=Solver(solver))
+        assert scores.dtype == jnp.float32
+        np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
@@ -173,16 +186,55 @@ def test_rows_are_distributions(seed, queries, spread, solver):
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
 
 
-def test_what_changes_nothing(float64):
+@pytest.mark.parametrize(("dtype", "atol"), [(np.float64, 1e-9), (np.float32, 1e-4)])
+def test_what_changes_nothing(float64, dtype, atol):
     likeness = Similarity()
-    run = lambda points: compiled(likeness, "cholesky")(points, LABELS, 0.5)
+    program = compiled(likeness, "cholesky")
+    run = lambda points: program(points.astype(dtype), LABELS, dtype(0.5))
     scores = run(POINTS)
+    assert scores.dtype == dtype
     rotation = np.linalg.qr(RNG.normal(size=(16, 16)))[0]
     for moved in (POINTS + 3.0, POINTS @ rotation, 1e-3 * POINTS, 1e3 * POINTS):
-        np.testing.assert_allclose(run(moved), scores, atol=1e-9)
+        np.testing.assert_allclose(run(moved), scores, atol=atol)
     order = RNG.permutation(40)
     mixed = np.concatenate([POINTS[:60], POINTS[60:][order]])
-    np.testing.assert_allclose(run(mixed), scores[order], atol=1e-12)
+    np.testing.assert_allclose(run(mixed), scores[order], atol=atol / 100)
+
+
+def test_labels_of_one_class_give_ones(float64):
+    scores = ours(POINTS, np.zeros(60, np.int64), Similarity(), 1)
+    np.testing.assert_allclose(scores, 1.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("likeness", [Similarity(), Similarity(None, 8)])
+def test_the_system_is_symmetric_and_positive_definite(float64, likeness):
+    template = make_template(jnp.asarray(POINTS[:60]), jnp.asarray(LABELS), likeness)
+    valid, gamma = jnp.ones(40, bool), jnp.asarray(2 / 3)
+    system = _system.assemble(jnp.asarray(POINTS[60:]), template, 4, valid, gamma)
+    matrix = np.asarray(matvec(system, jnp.eye(40)))
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
+    assert np.linalg.eigvalsh(matrix).min() > 0
+    off = matrix - np.diag(np.diag(matrix))
+    assert off.max() <= 0  # an M-matrix
+    np.testing.assert_allclose(matrix.sum(axis=1), system.right.sum(axis=1), atol=1e-12)
+
+
+def test_the_energy_never_falls_when_scores_are_disturbed(float64):
+    """E(u) = sum of w(x, y) |u(x) - u(y)|^2, rows of templates n/m times."""
+    likeness = Similarity()
+    alike = alike_of(POINTS, likeness)
+    times = np.where(np.arange(100) < 60, 100 / 60, 1.0)
+    scores = np.asarray(ours(POINTS, LABELS, likeness))
+
+    def energy(queries):
+        u = np.concatenate([np.eye(4)[LABELS], queries])
+        square = ((u[:, None] - u[None]) ** 2).sum(axis=-1)
+        return (times[:, None] * alike * square).sum()
+
+    least = energy(scores)
+    for size in (1e-3, 1e-1):
+        for _ in range(20):
+            assert energy(scores + size * RNG.normal(size=scores.shape)) > least
 
 
 def test_padding_does_not_exist(float64):
