@@ -2,6 +2,7 @@
 reference, and gradients against central differences."""
 
 import functools
+import itertools
 
 import chex
 import hypothesis
@@ -139,14 +140,22 @@ def test_a_huge_template_weight_decouples_queries(float64):
 # --- the reference --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("include_self", [True, False])
-@pytest.mark.parametrize("kernel", [gaussian, quartic])
+def graphs():
+    """Every list with every kernel and self convention; quick: each of them once."""
+    usual = (15, 8, None)
+    lists = [usual, (5, 2, None), (30, 15, None), (45, 23, None), (60, 30, None)]
+    lists += [(15, 8, 4.0), (None, 8, None), (None, 1, 5.0)]
+    for one, kernel, own in itertools.product(
+        lists, (gaussian, quartic), (True, False)
+    ):
+        quick = one == usual or (kernel is gaussian and own)
+        marks = () if quick else pytest.mark.slow
+        name = f"{one}-{kernel.__name__}-{own}"
+        yield pytest.param(*one, kernel, own, marks=marks, id=name)
+
+
 @pytest.mark.parametrize(
-    ("size", "rank", "bandwidth"),
-    [
-        *((15, 8, None), (5, 2, None), (30, 15, None), (45, 23, None), (60, 30, None)),
-        *((15, 8, 4.0), (None, 8, None), (None, 1, 5.0)),
-    ],
+    ("size", "rank", "bandwidth", "kernel", "include_self"), graphs()
 )
 def test_float64_reference(float64, size, rank, bandwidth, kernel, include_self):
     likeness = Similarity(size, rank, include_self, bandwidth, kernel)
@@ -276,9 +285,19 @@ def test_diagnostics_say_when_it_did_not_converge(float64):
 # --- gradients ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", ["cholesky", "cg"])
-@pytest.mark.parametrize("bandwidth", [None, 4.0])
-@pytest.mark.parametrize("kernel", [gaussian, quartic])
+@pytest.mark.parametrize(
+    ("solver", "bandwidth", "kernel"),
+    [
+        ("cholesky", None, gaussian),
+        ("cg", None, quartic),
+        ("cg", 4.0, gaussian),
+        pytest.param("cg", None, gaussian, marks=pytest.mark.slow),
+        pytest.param("cholesky", None, quartic, marks=pytest.mark.slow),
+        pytest.param("cholesky", 4.0, gaussian, marks=pytest.mark.slow),
+        pytest.param("cg", 4.0, quartic, marks=pytest.mark.slow),
+        pytest.param("cholesky", 4.0, quartic, marks=pytest.mark.slow),
+    ],
+)
 def test_gradients_are_central_differences(float64, solver, bandwidth, kernel):
     likeness = Similarity(15, 8, True, bandwidth, kernel)
     labels, target = jnp.asarray(LABELS), RNG.integers(0, 4, 40)

@@ -101,8 +101,15 @@ def test_emphasis_takes_what_is_right_as_done(weights):
     assert share == pytest.approx(1 - wrong.mean(), abs=1e-6)
 
 
-@pytest.mark.parametrize("perturb", [False, True])
-@pytest.mark.parametrize("loss", ["softmax", "log"])
+@pytest.mark.parametrize(
+    ("loss", "perturb"),
+    [
+        ("softmax", True),
+        ("log", False),
+        pytest.param("softmax", False, marks=pytest.mark.slow),
+        pytest.param("log", True, marks=pytest.mark.slow),
+    ],
+)
 def test_an_attack_moves_queries_and_leaves_templates(weights, perturb, loss):
     params, state = weights
     attack = attacks.pgd(threats.linf(0.1), step_size=0.05, num_steps=3)
