@@ -51,7 +51,7 @@ def joint_lists(
     index = jnp.concatenate([known.index, index], axis=1)
     distance = jnp.concatenate([known.square_distance, close.square_distance], axis=1)
     # The two were computed apart: what rounding alone tells apart counts as equal.
-    later = close.square_distance * (1 + 16 * jnp.finfo(distance.dtype).eps)
+    later = close.square_distance * (1 + 2 * jnp.finfo(distance.dtype).eps)
     order_by = jnp.concatenate([known.square_distance, later], axis=1)
     _, order = jax.lax.top_k(-order_by, num_neighbors)
     of_templates = Neighbors(
