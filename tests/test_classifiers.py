@@ -304,6 +304,10 @@ def test_a_transform_keeps_a_batch_transductive(weights):
     assert classifier.view(both)(X).shape == (6, 6, 10)
     past = classifier.view(dict(transform=None))
     assert np.abs(past(X) - classifier.logits_fn(X)).max() > 1e-3
+    # Attacks see other masks than those that judge.
+    assert np.abs(classifier.view({})(X) - classifier.logits_fn(X)).max() > 1e-3
+    fgsm = dict(name="fgsm", threat=EVALUATION["threat"])
+    assert build.build_attack(fgsm, None, classifier).source is not None
     # The judged masks are an image's own, whatever is beside it.
     answers = classifier.logits_fn(X)
     np.testing.assert_allclose(classifier.logits_fn(X[2:4]), answers[2:4], atol=1e-4)

@@ -68,6 +68,8 @@ def build_attack(
     label = given.pop("label", None)
     view, joint = given.pop("view", None), given.pop("perturb_templates", False)
     judges = given.pop("judges", ())
+    if views is not None and views.has_transform and view is None and not joint:
+        view = {}  # other random draws than those that judge
     inside = view is not None or joint or judges
     inside = inside or given.get("name") in _LOOKS_INSIDE
     if views is None and inside:

@@ -127,8 +127,8 @@ class Classifier:
 
     @functools.cached_property
     def logits_fn(self) -> LogitsFn:
-        """What is judged."""
-        return self.view({})
+        """What is judged: with masks of its own, which no attacker can search."""
+        return self._defended({}, draw=1)
 
     def view(self, changes: Block) -> LogitsFn:
         """The classifier with these changes.
@@ -137,9 +137,16 @@ class Classifier:
           changes: Keywords of the block `head`; `transform`, None to look past it or
             changes in its block; `samples`, masks averaged over by an attack.
 
+        A random transform draws other masks here than the classifier that is judged:
+        an attack that keeps its best iterate would else find an unlucky mask and not
+        an image.
+
         Raises:
           InputError: a keyword or value is wrong.
         """
+        return self._defended(changes, draw=2)
+
+    def _defended(self, changes: Block, *, draw: int) -> LogitsFn:
         changes = _dict(changes)
         samples = changes.pop("samples", 1)
         positive_int(samples=samples)
@@ -155,7 +162,7 @@ class Classifier:
         key = jax.random.key(block.get("seed", 0))
         return expectation(
             Partial(_Transformed(transform.apply), fun),
-            jax.random.fold_in(key, 1),
+            jax.random.fold_in(key, draw),
             samples,
             average="logits" if samples == 1 else "objective",
         )
