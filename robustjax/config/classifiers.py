@@ -377,5 +377,6 @@ class _Features:
     layer: str
 
     def __call__(self, params: PyTree, model_state: PyTree, x: Array) -> Array:
-        output = self.model.apply(params, model_state, x, capture=(self.layer,))
-        return output.features[self.layer]
+        return interpolation.features_and_logits(
+            self.model, params, model_state, x, self.layer
+        )[0]

@@ -166,7 +166,7 @@ def build_union(
             transform = make("union", names.TRANSFORMS, {"name": name, **given})
             fun = functools.partial(_applied, transform)
             parts.append(_mapped(config, number, train, fun))
-    return data.joined(*parts)
+    return train if len(parts) == 1 else data.joined(*parts)
 
 
 def _mapped(config: Config, number: int, train: data.Dataset, fun: Any) -> data.Dataset:

@@ -179,89 +179,133 @@ def wnll_adaptive(evaluation: Block) -> Blocks:
             "--transform=total_variation, or the suite standard."
         )
 
-    def pgd(label: str, *, count: int = 5, num_steps: int = 100, **options: Any):
-        apart = ("view", "judges", "counts")
-        seen = {name: options.pop(name) for name in apart if name in options}
-        attack = _pgd(evaluation, num_steps=num_steps, iterate="best", **options)
-        label = f"{label}, PGD-{num_steps} x {count}"
-        return _restarts(attack, count, at_once=1, label=label, **seen)
-
-    def apgd(label: str, **options: Any):
-        return dict(name="apgd", threat=evaluation["threat"], label=label, **options)
-
-    # Margins where a surrogate is multiplied by the objective's own derivative: that of
-    # the cross-entropy is exactly 0 where U is one-hot, which it often is.
-    margin: dict[str, Any] = dict(objective="margin")
     exact = dict(gradient="exact")
     blocks: Blocks = [
-        pgd("exact, cross-entropy", view=exact),
-        pgd("exact, margin of logits", view=exact, **margin),
-        apgd("exact, APGD-CE", view=exact),
-        apgd("exact, APGD-DLR", view=exact, objective="dlr"),
+        _best(evaluation, "exact, cross-entropy", view=exact),
+        _best(evaluation, "exact, margin of logits", view=exact, **_MARGIN),
+        dict(
+            name="apgd",
+            threat=evaluation["threat"],
+            label="exact, APGD-CE",
+            view=exact,
+        ),
+        dict(
+            name="apgd",
+            threat=evaluation["threat"],
+            objective="dlr",
+            label="exact, APGD-DLR",
+            view=exact,
+        ),
     ]
     if has_head:
-        linear = dict(name="linear")
-        smooth = dict(similarity=dict(num_neighbors=None, bandwidth_rank=30))
-        smooth |= dict(name="wnll", gradient="exact")
-        draws = dict(num_sets=10, average="draws", seed=1, gradient="exact")
-        others = [dict(seed=seed) for seed in range(2, 11)]
-        batch = dict(queries="batch", gradient="exact")
-        among = dict(companions=31, **batch)
-        released = dict(name="wnll_released", gradient="exact")
-        straight = dict(gradient="straight_through")
-        blocks += [
-            pgd("exact, margin of U", view=released, **margin),
-            pgd("smooth graph, margin", view=dict(gradient=smooth), **margin),
-            pgd("straight-through, margin", view=straight, **margin),
-            pgd("linear head, margin", view=linear, **margin),
-            _autoattack(evaluation)
-            | dict(view=linear, label="linear head, AutoAttack"),
-            pgd("10 other templates, margin", count=1, view=draws, **margin),
-            pgd(
-                "worst of 10 draws, margin",
-                count=1,
-                view=draws,
-                judges=others,
-                counts=False,
-                **margin,
-            ),
-            pgd("whole batch, margin", count=1, view=batch, **margin),
-            pgd(
-                "whole batch, judged so too",
-                count=1,
-                view=batch,
-                judges=[batch],
-                counts=False,
-                **margin,
-            ),
-            pgd("among 31 clean", count=1, num_steps=20, view=among, **margin),
-            pgd(
-                "among 31 clean, judged so too",
-                count=1,
-                num_steps=20,
-                view=among,
-                judges=[among],
-                counts=False,
-                **margin,
-            ),
-            dict(
-                name="feature_collision",
-                threat=evaluation["threat"],
-                step_size=evaluation["step_size"],
-                num_steps=50,
-                label="feature collision",
-            ),
-        ]
+        blocks += _head_rows(evaluation)
     if has_transform:
-        unrolled = dict(transform=dict(gradient="unrolled"))
-        masks = dict(samples=10)
-        blocks += [
-            pgd("past the transform", view=dict(transform=None), **margin),
-            pgd("10 masks, margin", count=1, num_steps=40, view=masks, **margin),
-            pgd("unrolled, margin", count=1, num_steps=20, view=unrolled, **margin),
-        ]
+        blocks += _transform_rows(evaluation)
     square = dict(name="square", threat=evaluation["threat"], num_queries=1000)
     return [*blocks, square | dict(label="Square, 1,000 queries")]
+
+
+# Where a surrogate is multiplied by the objective's own derivative: that of the
+# cross-entropy is exactly 0 where U is one-hot, which it often is.
+_MARGIN: dict[str, Any] = dict(objective="margin")
+
+
+def _best(
+    evaluation: Block,
+    label: str,
+    *,
+    count: int = 5,
+    num_steps: int = 100,
+    **options: Any,
+) -> dict[str, Any]:
+    """The worst of several restarts of PGD that keep their best iterate."""
+    apart = ("view", "judges", "counts")
+    seen = {name: options.pop(name) for name in apart if name in options}
+    attack = _pgd(evaluation, num_steps=num_steps, iterate="best", **options)
+    label = f"{label}, PGD-{num_steps} x {count}"
+    return _restarts(attack, count, at_once=1, label=label, **seen)
+
+
+def _head_rows(evaluation: Block) -> Blocks:
+    """Attacks on an interpolating head."""
+    linear = dict(name="linear")
+    smooth = dict(similarity=dict(num_neighbors=None, bandwidth_rank=30))
+    smooth |= dict(name="wnll", gradient="exact")
+    draws = dict(num_sets=10, average="draws", seed=1, gradient="exact")
+    others = [dict(seed=seed) for seed in range(2, 11)]
+    batch = dict(queries="batch", gradient="exact")
+    among = dict(companions=31, **batch)
+    released = dict(name="wnll_released", gradient="exact")
+    straight = dict(gradient="straight_through")
+    return [
+        _best(evaluation, "exact, margin of U", view=released, **_MARGIN),
+        _best(
+            evaluation, "smooth graph, margin", view=dict(gradient=smooth), **_MARGIN
+        ),
+        _best(evaluation, "straight-through, margin", view=straight, **_MARGIN),
+        _best(evaluation, "linear head, margin", view=linear, **_MARGIN),
+        _autoattack(evaluation) | dict(view=linear, label="linear head, AutoAttack"),
+        _best(evaluation, "10 other templates, margin", count=1, view=draws, **_MARGIN),
+        _best(
+            evaluation,
+            "worst of 10 draws, margin",
+            count=1,
+            view=draws,
+            judges=others,
+            counts=False,
+            **_MARGIN,
+        ),
+        _best(evaluation, "whole batch, margin", count=1, view=batch, **_MARGIN),
+        _best(
+            evaluation,
+            "whole batch, judged so too",
+            count=1,
+            view=batch,
+            judges=[batch],
+            counts=False,
+            **_MARGIN,
+        ),
+        _best(
+            evaluation, "among 31 clean", count=1, num_steps=20, view=among, **_MARGIN
+        ),
+        _best(
+            evaluation,
+            "among 31 clean, judged so too",
+            count=1,
+            num_steps=20,
+            view=among,
+            judges=[among],
+            counts=False,
+            **_MARGIN,
+        ),
+        dict(
+            name="feature_collision",
+            threat=evaluation["threat"],
+            step_size=evaluation["step_size"],
+            num_steps=50,
+            label="feature collision",
+        ),
+    ]
+
+
+def _transform_rows(evaluation: Block) -> Blocks:
+    """Attacks on a random transform."""
+    unrolled = dict(transform=dict(gradient="unrolled"))
+    masks = dict(samples=10)
+    return [
+        _best(evaluation, "past the transform", view=dict(transform=None), **_MARGIN),
+        _best(
+            evaluation, "10 masks, margin", count=1, num_steps=40, view=masks, **_MARGIN
+        ),
+        _best(
+            evaluation,
+            "unrolled, margin",
+            count=1,
+            num_steps=20,
+            view=unrolled,
+            **_MARGIN,
+        ),
+    ]
 
 
 def nip_paper(evaluation: Block) -> Blocks:

@@ -167,9 +167,8 @@ def interpolate_with_diagnostics(
     )
     # The maximum principle holds up to rounding; log(scores) needs it to the letter.
     scores = jnp.clip(raw, 0.0, 1.0)
-    scores = scores / scores.sum(axis=1, keepdims=True)
-    scores = raw + jax.lax.stop_gradient(scores - raw)
-    scores = jax.lax.stop_gradient(jnp.clip(scores, 0.0, 1.0) - scores) + scores
+    scores = jnp.clip(scores / scores.sum(axis=1, keepdims=True), 0.0, 1.0)
+    scores = with_gradient_of(scores, raw)
     report = Diagnostics(residual, iterations, converged, reached & valid)
     return scores.astype(features.dtype), report
 
