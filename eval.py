@@ -57,9 +57,8 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         workdir, mesh, config=config, checkpoint=_CHECKPOINT.value
     )
     attacks = build.build_suite(_SUITE.value, block, another, classifier)
-    key = jax.random.key(_SEED.value)
     chosen: dict[str, Any] = dict(
-        key=key,
+        key=jax.random.key(_SEED.value),
         batch_size=block["batch_size"],
         num_examples=_NUM_EXAMPLES.value,
         mesh=mesh,
@@ -69,6 +68,7 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
     result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
     curve = None
     if radii is not None and attack_at is not None:
+        chosen |= dict(source=classifier.source)
         correct = evaluation.robustness_curve(predict, test, attack_at, radii, **chosen)
         curve = {"eps": radii, "accuracy": correct.mean(axis=1).tolist()}
     summary = evaluation.summarise(result)

@@ -171,8 +171,8 @@ def warn_of_probabilities(logits: jax.Array) -> None:
 
 
 def are_probabilities(logits: jax.Array) -> jax.Array:
-    """Whether all rows of logits [B, K] are non-negative and sum to 1."""
-    sums = logits.astype(jnp.float32).sum(axis=1)
+    """Whether all rows of logits [..., K] are non-negative and sum to 1."""
+    sums = logits.astype(jnp.float32).sum(axis=-1)
     return (logits >= 0).all() & (jnp.abs(sums - 1) < 1e-3).all()
 
 

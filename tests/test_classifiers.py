@@ -294,6 +294,7 @@ def test_a_transform_keeps_a_batch_transductive(weights):
             "head": {"name": "wnll", "num_templates": 60, "similarity": SHORT},
             "transform": {"name": "total_variation", "p_drop": 0.2, "max_steps": 10},
             "data": {"augment": {}},
+            "evaluation": {"draws": 4},
         }
     )
     classifier = build.build_classifier(config, SPLITS, MODEL, *weights)
@@ -302,15 +303,58 @@ def test_a_transform_keeps_a_batch_transductive(weights):
     assert is_transductive(classifier.view(dict(queries="batch")))
     both = dict(num_sets=3, average="draws", samples=2)
     assert classifier.view(both)(X).shape == (6, 6, 10)
+    answers = np.asarray(classifier.logits_fn(X))
+    assert answers.shape == (4, 6, 10)
     past = classifier.view(dict(transform=None))
-    assert np.abs(past(X) - classifier.logits_fn(X)).max() > 1e-3
-    # Attacks see other masks than those that judge.
-    assert np.abs(classifier.view({})(X) - classifier.logits_fn(X)).max() > 1e-3
+    seen = classifier.view({})
+    # Masks differ by draw, and attacks see others than those that judge.
+    for one, other in ((past(X), answers[0]), (answers[0], answers[1])):
+        assert np.abs(one - other).max() > 1e-3
+    assert np.abs(seen(X)[None] - answers).max(axis=(1, 2)).min() > 1e-3
     fgsm = dict(name="fgsm", threat=EVALUATION["threat"])
     assert build.build_attack(fgsm, None, classifier).source is not None
     # The judged masks are an image's own, whatever is beside it.
-    answers = classifier.logits_fn(X)
-    np.testing.assert_allclose(classifier.logits_fn(X[2:4]), answers[2:4], atol=1e-4)
+    alone = classifier.logits_fn(X[2:4])
+    np.testing.assert_allclose(alone, answers[:, 2:4], atol=1e-4)
+
+
+def test_a_transform_without_a_mask_is_not_random(weights):
+    config = ml_collections.ConfigDict(
+        {
+            "transform": {"name": "total_variation", "p_drop": 0, "max_steps": 10},
+            "data": {"augment": {}},
+        }
+    )
+    classifier = build.build_classifier(config, SPLITS, MODEL, *weights)
+    assert (classifier.is_random, classifier.source) == (False, None)
+    assert classifier.logits_fn(X).shape == (6, 10)
+
+
+def test_templates_drawn_anew_are_judged_by_expected_accuracy(weights):
+    classifier = built(weights, average="draws", num_sets=4)
+    assert classifier.is_random
+    judged, seen = (np.asarray(f(X)) for f in (classifier.logits_fn, classifier.source))
+    assert judged.shape == seen.shape == (4, 6, 10)
+    assert np.abs(judged[:, None] - seen[None]).max(axis=(2, 3)).min() > 1e-3
+    asked = classifier.view(dict(seed=0))
+    np.testing.assert_array_equal(asked(X), judged)  # by name, the judge's own
+    blocks = [
+        dict(name="apgd", threat=EVALUATION["threat"], num_steps=5),
+        dict(name="square", threat=EVALUATION["threat"], num_queries=20),
+        dict(name="fgsm", threat=EVALUATION["threat"], view=dict(name="linear")),
+    ]
+    result = evaluation.evaluate(
+        classifier.logits_fn,
+        SPLITS.test.take(slice(24)),
+        [build.build_attack(block, None, classifier) for block in blocks],
+        key=jax.random.key(0),
+        mesh=training.data_mesh(jax.devices()[:1]),
+    )
+    assert result.draws == 4
+    for attack in result.attacks:
+        # Two draws judge.
+        assert set(np.unique(attack.correct)) <= {0.0, 0.5, 1.0}
+        assert attack.correct.mean() <= result.clean_correct.mean()
 
 
 def test_a_transductive_classifier_is_never_padded(weights):

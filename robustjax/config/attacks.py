@@ -25,6 +25,7 @@ class Views(Protocol):
 
     has_head: bool
     has_transform: bool
+    is_random: bool
 
     def view(self, changes: Block, /) -> LogitsFn:
         """The classifier with these changes."""
@@ -68,7 +69,7 @@ def build_attack(
     label = given.pop("label", None)
     view, joint = given.pop("view", None), given.pop("perturb_templates", False)
     judges = given.pop("judges", ())
-    if views is not None and views.has_transform and view is None and not joint:
+    if views is not None and views.is_random and view is None and not joint:
         view = {}  # other random draws than those that judge
     inside = view is not None or joint or judges
     inside = inside or given.get("name") in _LOOKS_INSIDE

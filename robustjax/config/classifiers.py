@@ -48,7 +48,8 @@ class HeadSettings:
       seed: Of the draw of templates and of their augmentation.
       queries: "single" answers each image as if it were alone, "batch" all images of
         an evaluation batch together, as the papers do.
-      average: "scores" or "draws", see `interpolation.wnll`.
+      average: "scores" or "draws", see `interpolation.wnll`. With draws, what is judged
+        is a classifier that draws its templates anew for each answer.
       template_weight: See `interpolation.interpolate`.
       similarity: Keywords of `Similarity`, the kernel by name.
       gradient: "exact", "straight_through", or a view (what changes in this block)
@@ -121,14 +122,30 @@ class Classifier:
         self._transform = _dict(config.get("transform") or {})
         self.has_head = self._head.name != "linear"
         self.has_transform = bool(self._transform)
+        draws = (config.get("evaluation") or {}).get("draws", 20)
+        positive_int(**{"evaluation.draws": draws})
+        # Without a mask every draw is the same.
+        masked = self.has_transform and self._transform.get("p_drop") != 0
+        self._draws = draws if masked else 1
+        drawn = self._head.average == "draws" and self._head.num_sets > 1
+        self.is_random = masked or drawn
         self._train, self._augment = train, augment
         self._features: dict[Any, Array] = {}
         self._weights = (model, params, model_state)
 
     @functools.cached_property
     def logits_fn(self) -> LogitsFn:
-        """What is judged: with masks of its own, which no attacker can search."""
-        return self._defended({}, draw=1)
+        """What is judged: with masks and templates that no attacker can search.
+
+        If random it returns draws, [S, B, K], else [B, K]: `config.evaluation.draws` of
+        a random transform, the sets of a head with `average="draws"`.
+        """
+        return self._defended(dict(samples=self._draws), draw=1)
+
+    @property
+    def source(self) -> LogitsFn | None:
+        """What attacks climb where they name nothing, if it is not what is judged."""
+        return self.view({}) if self.is_random else None
 
     def view(self, changes: Block) -> LogitsFn:
         """The classifier with these changes.
@@ -137,13 +154,16 @@ class Classifier:
           changes: Keywords of the block `head`; `transform`, None to look past it or
             changes in its block; `samples`, masks averaged over by an attack.
 
-        A random transform draws other masks here than the classifier that is judged:
-        an attack that keeps its best iterate would else find an unlucky mask and not
-        an image.
+        A random transform draws other masks here than the classifier that is judged,
+        a random head other templates (unless `seed` says which): an attack that keeps
+        its best iterate would else find an unlucky mask and not an image.
 
         Raises:
           InputError: a keyword or value is wrong.
         """
+        changes = _dict(changes)
+        if self._head.average == "draws":
+            changes = dict(seed=self._head.seed + 1) | changes
         return self._defended(changes, draw=2)
 
     def _defended(self, changes: Block, *, draw: int) -> LogitsFn:

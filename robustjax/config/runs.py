@@ -375,7 +375,6 @@ def _validation(config: Config, splits: data.Splits, model: Model, mesh: Mesh):
     judge = functools.partial(
         evaluation.evaluate,
         dataset=splits.validation,
-        attacks=[attack],
         key=jax.random.key(0),
         batch_size=config.evaluation.batch_size,
         mesh=mesh,
@@ -383,7 +382,8 @@ def _validation(config: Config, splits: data.Splits, model: Model, mesh: Mesh):
 
     def validate(params: PyTree, model_state: PyTree) -> dict[str, float]:
         built = build_classifier(config, splits, model, params, model_state)
-        result = judge(built.logits_fn)
+        attacks = [dataclasses.replace(attack, source=built.source)]
+        result = judge(built.logits_fn, attacks=attacks)
         return {
             "validation/clean_accuracy": float(result.clean_correct.mean()),
             "validation/robust_accuracy": float(result.worst_case_correct.mean()),

@@ -21,19 +21,20 @@ def minimum_norms(
 
     Args:
       result: Of a minimum-norm attack.
-      clean_correct: Whether the classifier is right on x, [N] bool.
+      clean_correct: Whether the classifier is right on x, [N].
       norm: "linf", "l2" or "l1"; by default that of the result.
 
     Returns:
-      0 where x itself is misclassified, inf where the attack found nothing.
+      0 where x itself is misclassified, inf where the attack found nothing. A random
+      classifier misclassifies what more than half of its draws do.
 
     Raises:
       InputError: the result has no such norm.
     """
     norm = norm or result.norm or "none"
     _checks.one_of(result.distance, norm=norm)
-    found = np.where(result.correct, np.inf, result.distance[norm])
-    return np.where(clean_correct, found, 0.0)
+    found = np.where(result.correct >= 0.5, np.inf, result.distance[norm])
+    return np.where(clean_correct >= 0.5, found, 0.0)
 
 
 def accuracy_at(norms: np.ndarray, eps: Sequence[float]) -> np.ndarray:

@@ -22,12 +22,12 @@ def summarise(result: Robustness) -> dict[str, Any]:
     """Every number of an evaluation, JSON-able.
 
     Returns:
-      `num_examples`, and `rows`: clean, each attack, the worst case, each with name,
-      accuracy, number correct, 95% Wilson interval and seconds; attacks also with all
-      parameters, the largest distances, the pixel range they reached and the largest
-      share of an image's mass above 1, if any; staged ones
-      with each stage, those of minimum norm with the median norm and the accuracy at
-      radii; and `warnings`, one line each.
+      `num_examples`, `draws` of a random classifier (else 1), and `rows`: clean, each
+      attack, the worst case, each with name, accuracy, number correct, 95% Wilson
+      interval and seconds; attacks also with all parameters, the largest distances, the
+      pixel range they reached and the largest share of an image's mass above 1, if any;
+      staged ones with each stage, those of minimum norm with the median norm and the
+      accuracy at radii; and `warnings`, one line each.
     """
     total = len(result.labels)
     rows = [_row("clean", result.clean_correct, result.clean_seconds)]
@@ -56,7 +56,7 @@ def summarise(result: Robustness) -> dict[str, Any]:
         for a in result.attacks
         if a.mass_above_one > 0
     ]
-    return {"num_examples": total, "rows": rows, "warnings": warnings}
+    return dict(num_examples=total, draws=result.draws, rows=rows, warnings=warnings)
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -122,7 +122,7 @@ def save_adversarial(directory: Path, result: Robustness) -> None:
     """One `NAME.npz` per attack: `x_adv`, `index`, `labels`, `broken`.
 
     `index` is the position in the split, `broken` whether the classifier is wrong on
-    x_adv.
+    x_adv, or the share of a random one's draws that are.
 
     Raises:
       InputError: the directory cannot be written.
@@ -140,7 +140,7 @@ def save_adversarial(directory: Path, result: Robustness) -> None:
                     x_adv=attack.x_adv,
                     index=result.index,
                     labels=result.labels,
-                    broken=~attack.correct,
+                    broken=1 - attack.correct if result.draws > 1 else ~attack.correct,
                 )
             partial.replace(path)
     except OSError as error:
@@ -177,7 +177,7 @@ def seeds_table(figures: Mapping[str, Sequence[float]]) -> str:
 
 
 def _row(name: str, correct: np.ndarray, seconds: float) -> dict[str, Any]:
-    count, total = int(correct.sum()), len(correct)
+    count, total = correct.sum().item(), len(correct)
     return {
         "name": name,
         "correct": count,
@@ -189,7 +189,8 @@ def _row(name: str, correct: np.ndarray, seconds: float) -> dict[str, Any]:
 
 def _minimum_norm(attack: AttackResult, clean_correct: np.ndarray) -> dict[str, Any]:
     norms = minimum_norms(attack, clean_correct)
-    median = float(np.median(norms[clean_correct])) if clean_correct.any() else 0.0
+    right = clean_correct >= 0.5
+    median = float(np.median(norms[right])) if right.any() else 0.0
     return {
         "norm": attack.norm,
         # JSON has no infinity; None is "more than half of the images survive".
@@ -224,6 +225,13 @@ def _markdown(summary: Mapping, context: Mapping, curve: Mapping | None) -> str:
         "which are held to no radius of the threat model. "
         "Intervals are Wilson's."
     )
+    if summary.get("draws", 1) > 1:
+        lines += [
+            "",
+            "The classifier is random: accuracies are shares of its draws. Of "
+            f"{summary['draws']} per image, the adversary picks among its points by "
+            "the first half; the others judge.",
+        ]
     lines += ["", "## Attacks", ""]
     for row in summary["rows"]:
         if "parameters" in row:

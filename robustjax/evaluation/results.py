@@ -1,7 +1,6 @@
 """Accuracy under attack: per example, per attack, and the worst case over attacks."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from robustjax.attacks import StageOutcome
+from robustjax.evaluation._judging import worst_so_far
 from robustjax.types import Attack, LogitsFn
 
 
@@ -27,8 +27,8 @@ class NamedAttack:
       radii: See `norm`.
       source: What the attack climbs in place of the classifier that is judged: another
         model, or the same with another gradient. None is the classifier itself.
-      judges: Classifiers that must be right too, such as other draws of a random
-        defense: the worst over them is what such a row shows.
+      judges: Classifiers that must be right too, such as one with other templates: the
+        worst over them is what such a row shows.
       repeats: Runs of the attack with keys of their own, each judged: restarts on a
         `source`, which cannot tell which of them the judges mind most.
     """
@@ -51,7 +51,8 @@ class AttackResult:
     Attributes:
       name: The attack's name.
       parameters: Its parameters.
-      correct: Whether the classifier is right on x_adv, [N] bool.
+      correct: Whether the classifier is right on x_adv, [N] bool; of a random one the
+        share of draws that are, [N] float.
       distance: Norms of x_adv - x by name ("linf", "l2", "l1"), each [N].
       lowest: Smallest pixel of all x_adv.
       highest: Largest pixel of all x_adv.
@@ -64,6 +65,8 @@ class AttackResult:
       radii: The radii at which the report judges it.
       stages: What each stage of a staged attack did.
       warnings: What makes the result doubtful, one line each.
+      seen: `correct` on the draws by which the adversary picks among attacks; None is
+        `correct` itself.
     """
 
     name: str
@@ -80,6 +83,7 @@ class AttackResult:
     radii: tuple[float, ...] = ()
     stages: tuple[StageOutcome, ...] = ()
     warnings: tuple[str, ...] = ()
+    seen: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +93,12 @@ class Robustness:
     Attributes:
       index: Position of each example in its split, [N].
       labels: [N].
-      clean_correct: Whether the classifier is right on x, [N] bool.
+      clean_correct: Whether the classifier is right on x, [N] bool; of a random one
+        the share of draws that are, [N] float.
       clean_seconds: Wall time of the clean pass.
       attacks: One result each, in the order run.
+      clean_seen: As `AttackResult.seen`.
+      draws: Of a random classifier, half of them seen by the adversary; else 1.
     """
 
     index: np.ndarray
@@ -99,19 +106,25 @@ class Robustness:
     clean_correct: np.ndarray
     clean_seconds: float
     attacks: tuple[AttackResult, ...]
+    clean_seen: np.ndarray | None = None
+    draws: int = 1
 
     @property
     def worst_case_correct(self) -> np.ndarray:
         """Right on x and under every attack, [N]: the adversary picks per example.
 
-        Only attacks that count.
+        Only attacks that count. Of a random classifier the share of draws that are
+        right on the point that other draws are wrong on most often.
         """
-        counted = (a.correct for a in self.attacks if a.counts)
-        return functools.reduce(np.logical_and, counted, self.clean_correct)
+        found = [(self.clean_correct, self.clean_seen)]
+        found += [(a.correct, a.seen) for a in self.attacks if a.counts]
+        correct = np.stack([right for right, _ in found])
+        seen = np.stack([right if seen is None else seen for right, seen in found])
+        return worst_so_far(correct, seen)[-1]
 
 
 def wilson_interval(
-    successes: int, total: int, *, z: float = 1.959964
+    successes: float, total: int, *, z: float = 1.959964
 ) -> tuple[float, float]:
     """Wilson's score interval of a proportion, 95% by default.
 

@@ -15,8 +15,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from robustjax import _checks
-from robustjax.attacks import Placement, StagedAttack, broken
+from robustjax.attacks import Placement, StagedAttack
 from robustjax.data import Dataset, EvalBatch, as_float, evaluation_batches
+from robustjax.evaluation._judging import Verdict, judged, num_draws, worst_so_far
 from robustjax.evaluation.results import AttackResult, NamedAttack, Robustness
 from robustjax.training import sharding
 from robustjax.types import Array, Attack, Key, LogitsFn, is_transductive
@@ -39,6 +40,11 @@ def evaluate(
 
     Image `i` of the split draws from `fold_in(key, i)`: the results depend on neither
     batch size, padding nor device count. The last batch is padded, never recompiled.
+
+    A random classifier returns draws, [S, B, K] (see `attacks.expectation`). Its
+    figures are shares of draws, the expected accuracy: attacks pick an image's worst
+    point by S // 2 of them, the others judge it. Attacks should climb a `source` with
+    another key, or they search the draws that judge.
 
     Args:
       logits_fn: The classifier; `models.logits_fn(...)` keeps weights out of the
@@ -88,6 +94,7 @@ def evaluate(
         return joined, time.monotonic() - start
 
     clean, clean_seconds = gather(lambda b: _clean(predict, as_float(b.x), b.y))
+    draws = num_draws(predict, as_float(jnp.asarray(dataset.images[:1])))
     if clean.nan.any():
         row = int(dataset.index[:total][clean.nan][0])
         raise _checks.InputError(f"`dataset` must hold numbers, image {row} has NaN.")
@@ -100,7 +107,7 @@ def evaluate(
         if isinstance(named.attack, StagedAttack):
             found = _staged(
                 *(named, key, source, judges, dataset, batch_size, total, mesh),
-                *(keep_adversarial, position),
+                *(keep_adversarial, position, draws),
                 state_dir=state_dir,
                 log=log,
             )
@@ -116,7 +123,9 @@ def evaluate(
     return Robustness(
         index=np.asarray(dataset.index[:total]),
         labels=np.asarray(dataset.labels[:total]),
-        clean_correct=clean.correct,
+        clean_correct=clean.verdict.correct,
+        clean_seen=clean.verdict.seen,
+        draws=draws,
         clean_seconds=clean_seconds,
         attacks=tuple(results),
     )
@@ -132,6 +141,7 @@ def robustness_curve(
     batch_size: int = 512,
     num_examples: int | None = None,
     mesh: Mesh | None = None,
+    source: LogitsFn | None = None,
 ) -> np.ndarray:
     """Whether each example resists an attack at each radius, [E, N], one compilation.
 
@@ -148,6 +158,7 @@ def robustness_curve(
       batch_size: Images at a time; memory grows with `batch_size * len(eps)`.
       num_examples: Only the first that many; None for all.
       mesh: Devices, by default all of them.
+      source: What the attack climbs in place of `logits_fn`, as of a `NamedAttack`.
 
     Raises:
       InputError: `eps` is empty, negative or not ascending.
@@ -156,31 +167,33 @@ def robustness_curve(
     if radii.ndim != 1 or not radii.size or radii[0] < 0 or np.any(np.diff(radii) <= 0):
         raise _checks.InputError(f"`eps` must be ascending radii from 0, got {eps!r}.")
     predict = _as_pytree(logits_fn)
+    climbed = predict if source is None else _as_pytree(source)
     batches = _batches(predict, dataset, batch_size, num_examples, mesh)
     total = len(dataset) if num_examples is None else num_examples
 
     @jax.jit
-    def curve(key, predict, batch):
+    def curve(key, climbed, predict, batch):
         x, keys = as_float(batch.x), _image_keys(key, batch.index)
 
         def at(radius):
-            x_adv = attack_at(radius)(keys, predict, x, batch.y)
-            return ~broken(predict(x_adv), batch.y)
+            x_adv = attack_at(radius)(keys, climbed, x, batch.y)
+            return judged((predict,), x_adv, batch.y)
 
-        return jax.vmap(at)(jnp.asarray(radii)).T
+        return jax.tree.map(jnp.transpose, jax.vmap(at)(jnp.asarray(radii)))
 
-    rows = [sharding.to_host(curve(key, predict, batch)) for batch in batches]
-    return np.logical_and.accumulate(np.concatenate(rows)[:total].T, axis=0)
+    rows = [sharding.to_host(curve(key, climbed, predict, batch)) for batch in batches]
+    correct, seen = (np.concatenate(part)[:total].T for part in zip(*rows, strict=True))
+    return worst_so_far(correct, seen)
 
 
 class _Clean(NamedTuple):
-    correct: Array
+    verdict: Verdict
     nan: Array
     probabilities: Array
 
 
 class _Found(NamedTuple):
-    correct: Array
+    verdict: Verdict
     linf: Array
     l2: Array
     l1: Array
@@ -194,7 +207,7 @@ class _Found(NamedTuple):
 def _clean(predict: LogitsFn, x: Array, y: Array) -> _Clean:
     logits = predict(x)
     return _Clean(
-        correct=~broken(logits, y),
+        verdict=judged((lambda _: logits,), x, y),
         nan=jnp.isnan(x).reshape(x.shape[0], -1).any(axis=1),
         probabilities=jnp.broadcast_to(_checks.are_probabilities(logits), y.shape),
     )
@@ -212,36 +225,36 @@ def _attacked(
 ) -> _Found:
     x, keys = as_float(batch.x), _image_keys(key, batch.index)
 
-    def run(keys: Key) -> tuple[Array, Array]:
+    def run(keys: Key) -> tuple[Array, Verdict]:
         x_adv = attack(keys, source, x, batch.y)
         _checks.same_shape(x_adv=x_adv, x=x)
-        return x_adv, _all_right(judges, x_adv, batch.y)
+        return x_adv, judged(judges, x_adv, batch.y)
 
     if repeats == 1:
-        x_adv, right = run(keys)
-        return _found(right, x_adv, x, keep)
+        x_adv, verdict = run(keys)
+        return _found(verdict, x_adv, x, keep)
 
-    def again(kept: tuple[Array, Array], number: Array):
-        x_adv, right = run(jax.vmap(jax.random.fold_in, (0, None))(keys, number))
-        open_still = kept[1].reshape((-1,) + (1,) * (x.ndim - 1))
-        return (jnp.where(open_still, x_adv, kept[0]), kept[1] & right), None
+    def again(kept: tuple[Array, Verdict], number: Array):
+        found = run(jax.vmap(jax.random.fold_in, (0, None))(keys, number))
+        before, seen = kept[1].seen, found[1].seen
+        take = (before > 0) & (seen <= before)
 
-    start = (x, jnp.ones(x.shape[0], bool))
-    (x_adv, right), _ = jax.lax.scan(again, start, jnp.arange(repeats))
-    return _found(right, x_adv, x, keep)
+        def pick(new: Array, old: Array) -> Array:
+            return jnp.where(take.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
+
+        return jax.tree.map(pick, found, kept), None
+
+    start = (x, judged(judges, x, batch.y))
+    (x_adv, verdict), _ = jax.lax.scan(again, start, jnp.arange(repeats))
+    return _found(verdict, x_adv, x, keep)
 
 
-def _all_right(judges: tuple[LogitsFn, ...], x: Array, y: Array) -> Array:
-    right = [~broken(judge(x), y) for judge in judges]
-    return functools.reduce(jnp.logical_and, right)
-
-
-def _found(correct: Array, x_adv: Array, x: Any, keep: bool) -> _Found:
+def _found(verdict: Verdict, x_adv: Array, x: Any, keep: bool) -> _Found:
     delta = (x_adv - x).reshape(x.shape[0], -1)
     flat = x_adv.reshape(x.shape[0], -1)
     mass, above = flat.sum(axis=1), jnp.maximum(flat - 1, 0).sum(axis=1)
     return _Found(
-        correct=correct,
+        verdict=verdict,
         linf=jnp.abs(delta).max(axis=1),
         l2=jnp.linalg.norm(delta, axis=1),
         l1=jnp.abs(delta).sum(axis=1),
@@ -262,7 +275,8 @@ def _result(
     return AttackResult(
         name=named.name,
         parameters=named.parameters,
-        correct=np.asarray(found.correct),
+        correct=np.asarray(found.verdict.correct),
+        seen=np.asarray(found.verdict.seen),
         distance={n: np.asarray(getattr(found, n)) for n in ("linf", "l2", "l1")},
         lowest=float(found.lowest.min()),
         highest=float(found.highest.max()),
@@ -287,6 +301,7 @@ def _staged(
     mesh: Mesh | None,
     keep: bool,
     position: int,
+    draws: int,
     *,
     state_dir: Path | None,
     log: Callable[[str], None] | None,
@@ -323,17 +338,17 @@ def _staged(
         log=log,
     )
     seconds = time.monotonic() - start
-    correct = outcome.correct
-    if named.source is not None or named.judges:
+    verdict = Verdict(*map(jnp.asarray, (outcome.correct, outcome.correct)))
+    if named.source is not None or named.judges or draws > 1:
         moved = dataclasses.replace(
             dataset.take(slice(total)), images=np.asarray(outcome.x_adv, np.float32)
         )
         rows = _batches(judges[0], moved, batch_size, None, mesh)
-        judge = jax.jit(_all_right)
+        judge = jax.jit(judged)
         parts = [sharding.to_host(judge(judges, b.x, b.y)) for b in rows]
-        correct = np.concatenate(parts)[:total]
+        verdict = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
     points = jnp.asarray(outcome.x_adv)
-    found = jax.device_get(_found(jnp.asarray(correct), points, x, keep))
+    found = jax.device_get(_found(verdict, points, x, keep))
     extra = dict(stages=outcome.stages, warnings=outcome.warnings)
     return _result(named, found, seconds, **extra)
 

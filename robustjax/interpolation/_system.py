@@ -30,14 +30,8 @@ def joint_lists(
       the cached lists with the nearest queries.
     """
     similarity, count = template.similarity, template.features.shape[0]
-    everything = jnp.concatenate([template.features, features])
-    exists = jnp.concatenate([jnp.ones(count, bool), valid])
-    of_queries = graph.nearest(
-        *(features, everything, num_neighbors),
-        own=count + jnp.arange(features.shape[0]),
-        include_self=similarity.include_self,
-        valid=exists,
-        recall=similarity.recall,
+    of_queries = _lists_of_queries(
+        *(features, template, valid, num_neighbors), similarity.recall
     )
     known = Neighbors(*(part[:, :num_neighbors] for part in template.neighbors))
     close = graph.nearest(
@@ -59,6 +53,35 @@ def joint_lists(
         jnp.take_along_axis(distance, order, axis=1),
     )
     return of_templates, of_queries
+
+
+def _lists_of_queries(
+    features: Array,
+    template: Template,
+    valid: Array,
+    num_neighbors: int,
+    recall: float | None,
+) -> Neighbors:
+    count = template.features.shape[0]
+    return graph.nearest(
+        *(features, jnp.concatenate([template.features, features]), num_neighbors),
+        own=count + jnp.arange(features.shape[0]),
+        include_self=template.similarity.include_self,
+        valid=jnp.concatenate([jnp.ones(count, bool), valid]),
+        recall=recall,
+    )
+
+
+def reached_recall(features: Array, template: Template, valid: Array) -> Array:
+    """The share of the queries' nearest neighbours that are in their lists."""
+    num_neighbors, asked = template.similarity.num_neighbors, template.similarity.recall
+    if num_neighbors is None or asked is None:
+        return jnp.ones((), features.dtype)
+    given = (features, template, valid, num_neighbors)
+    exact, found = (_lists_of_queries(*given, each).index for each in (None, asked))
+    real = (exact >= 0) & valid[:, None]
+    hit = (exact[:, :, None] == found[:, None]).any(axis=2) & real
+    return (hit.sum() / jnp.maximum(real.sum(), 1)).astype(features.dtype)
 
 
 def _square_distances(rows: Array, points: Array, index: Array) -> Array:

@@ -71,12 +71,15 @@ class Diagnostics(NamedTuple):
       converged: Whether the residual is as small as asked.
       reached: Queries that are connected to a template, [Q] bool. The others hold the
         class shares of the template.
+      recall: The share of the queries' nearest neighbours that an approximate search
+        found, by an exact one; 1 if the search is exact.
     """
 
     residual: Array
     iterations: Array
     converged: Array
     reached: Array
+    recall: Array
 
 
 def interpolate(
@@ -117,11 +120,9 @@ def interpolate(
       >>> scores.round(3).tolist()
       [[0.599..., 0.401...]]
     """
-    return interpolate_with_diagnostics(
-        *(features, template, num_classes),
-        valid=valid,
-        template_weight=template_weight,
-        solver=solver,
+    valid = _valid(features, valid)
+    return _interpolate(
+        *(features, template, num_classes, valid, template_weight, solver)
     )[0]
 
 
@@ -145,9 +146,29 @@ def interpolate_with_diagnostics(
       >>> bool(report.converged), report.reached.tolist()
       (True, [True])
     """
+    valid = _valid(features, valid)
+    scores, report = _interpolate(
+        *(features, template, num_classes, valid, template_weight, solver)
+    )
+    return scores, report._replace(
+        recall=_system.reached_recall(features, template, valid)
+    )
+
+
+def _valid(features: Array, valid: Array | None) -> Array:
+    return jnp.ones(features.shape[:1], bool) if valid is None else valid
+
+
+def _interpolate(
+    features: Array,
+    template: Template,
+    num_classes: int,
+    valid: Array,
+    template_weight: TemplateWeight,
+    solver: Solver,
+) -> tuple[Array, Diagnostics]:
+    """Scores, and all of the diagnostics but the recall."""
     check_call(features, template, num_classes)
-    if valid is None:
-        valid = jnp.ones(features.shape[:1], bool)
     extra = extra_weight(template_weight, len(template.labels), valid)
     system = _system.assemble(features, template, num_classes, valid, extra)
     if solver.dtype is not None:
@@ -169,7 +190,8 @@ def interpolate_with_diagnostics(
     scores = jnp.clip(raw, 0.0, 1.0)
     scores = jnp.clip(scores / scores.sum(axis=1, keepdims=True), 0.0, 1.0)
     scores = with_gradient_of(scores, raw)
-    report = Diagnostics(residual, iterations, converged, reached & valid)
+    reached, recall = reached & valid, jnp.ones(())
+    report = Diagnostics(residual, iterations, converged, reached, recall)
     return scores.astype(features.dtype), report
 
 

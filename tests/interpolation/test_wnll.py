@@ -1,6 +1,7 @@
 """The interpolation against its equations: closed forms, invariants, a dense float64
 reference, and gradients against central differences."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -407,3 +408,26 @@ def test_bad_similarities_are_one_line(options, message):
 def test_bad_solvers_are_one_line(options, message):
     with pytest.raises(InputError, match=message):
         Solver(**options)
+
+
+def test_diagnostics_report_the_recall(monkeypatch):
+    key = jax.random.key(5)
+    points, labels = jax.random.normal(key, (60, 4)), jnp.arange(60) % 3
+    asked = Similarity(num_neighbors=5, bandwidth_rank=3, recall=0.5)
+
+    def report(similarity):
+        template = make_template(points[:50], labels[:50], similarity)
+        found = interpolate_with_diagnostics(points[50:], template, 3)
+        return float(found[1].recall)
+
+    assert report(dataclasses.replace(asked, recall=None)) == 1
+    assert report(asked) >= 0.5
+    approximate = jax.lax.approx_min_k
+
+    def careless(operand, k, **options):
+        """Looks only at every other point."""
+        place = jnp.arange(operand.shape[1])[None]
+        return approximate(jnp.where(place % 2 == 0, operand, jnp.inf), k, **options)
+
+    monkeypatch.setattr(jax.lax, "approx_min_k", careless)
+    assert 0.1 < report(asked) < 0.9

@@ -1,0 +1,68 @@
+"""What a classifier makes of points: one answer, or those of many draws.
+
+A random defense draws anew at each call. What counts is then the expected accuracy on
+the points that the adversary hands in, and expectation is over draws that it has not
+seen. It picks among its points by one half of the draws, and the other half judges: a
+minimum over noisy shares, taken on the draws that are also reported, would be lower
+than what any point deserves.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustjax.attacks import broken
+from robustjax.types import Array, LogitsFn
+
+
+class Verdict(NamedTuple):
+    """Of B points.
+
+    Attributes:
+      correct: Whether the classifier is right, [B] bool; of a random one the share of
+        the judging draws that are, [B] float32.
+      seen: The same on the draws by which the adversary picks.
+    """
+
+    correct: Array
+    seen: Array
+
+
+def judged(judges: tuple[LogitsFn, ...], x: Array, y: Array) -> Verdict:
+    """The worst of the judges' verdicts, each [B, K] or, with draws, [S, B, K]."""
+    return functools.reduce(_worse, (_judged(judge(x), y) for judge in judges))
+
+
+def _judged(logits: Array, y: Array) -> Verdict:
+    if logits.ndim != 3:
+        right = ~broken(logits, y)
+        return Verdict(right, right)
+    right = jax.vmap(lambda draw: ~broken(draw, y))(logits)
+    half = len(right) // 2
+    return Verdict(right[half:].mean(axis=0), right[: max(half, 1)].mean(axis=0))
+
+
+def _worse(one: Verdict, other: Verdict) -> Verdict:
+    take = other.seen < one.seen
+    return Verdict(*(jnp.where(take, o, v) for v, o in zip(one, other, strict=True)))
+
+
+def num_draws(logits_fn: LogitsFn, x: Array) -> int:
+    """S of a random classifier, whose logits are [S, B, K]; else 1."""
+    shape = jax.eval_shape(logits_fn, x).shape
+    return shape[0] if len(shape) == 3 else 1
+
+
+def worst_so_far(correct: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Entry a of [A, N]: `correct` where `seen` is smallest among the first a + 1.
+
+    Example:
+      >>> correct = np.array([[True, True], [False, True], [True, False]])
+      >>> worst_so_far(correct, correct).tolist()
+      [[True, True], [False, True], [False, False]]
+    """
+    picked = [seen[: a + 1].argmin(axis=0) for a in range(len(seen))]
+    return np.take_along_axis(correct, np.stack(picked), axis=0)
