@@ -139,7 +139,7 @@ EVALUATION = {
 def test_suites_look_into_the_classifier(weights):
     classifier = built(weights)
     adaptive = build.build_suite("wnll_adaptive", EVALUATION, None, classifier)
-    assert len({attack.name for attack in adaptive}) == len(adaptive) == 17
+    assert len({attack.name for attack in adaptive}) == len(adaptive) == 18
     by_name = {attack.name: attack for attack in adaptive}
     assert by_name["Square, 1,000 queries"].source is None
     linear = by_name["linear head, AutoAttack"]
@@ -427,3 +427,34 @@ def test_every_head_of_the_table_is_public():
     for name, head in names.HEADS.items():
         assert head.__name__ == name
     assert isinstance(SPLITS.train, Dataset)
+
+
+def test_adaptive_attacks_are_sane(weights):
+    """Everything falls in a large ball, and queries find no more than gradients do."""
+    classifier = built(weights, num_templates=500)
+    threat = lambda eps: dict(name="linf", eps=eps)
+    climb = lambda eps: dict(
+        name="pgd",
+        threat=threat(eps),
+        step_size=eps / 4,
+        num_steps=20,
+        iterate="best",
+        objective="margin",
+        view={"gradient": {"similarity": {"num_neighbors": None}}},
+        label=f"PGD at {eps}",
+    )
+    square = dict(name="square", threat=threat(0.1), num_queries=50)
+    result = evaluation.evaluate(
+        classifier.logits_fn,
+        SPLITS.test.take(slice(24)),
+        [
+            build.build_attack(b, None, classifier)
+            for b in (climb(1.0), climb(0.1), square)
+        ],
+        key=jax.random.key(0),
+        mesh=training.data_mesh(jax.devices()[:1]),
+    )
+    large, white, black = (attack.correct.sum() for attack in result.attacks)
+    assert result.clean_correct.mean() > 0.3
+    assert (large, white <= black) == (0, True)
+    assert white < result.clean_correct.sum()

@@ -8,6 +8,7 @@ Deep Representations" (Sabour et al., 2016), where the distance is minimised by 
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ def feature_collision(
     images: Array,
     labels: Array,
     *,
+    guides: Literal["any", "runner_up"] = "any",
     num_targets: int = 10,
     num_steps: int = 200,
     step_size: float | Array,
@@ -35,9 +37,9 @@ def feature_collision(
 ) -> Attack:
     """Per image the worst of several attempts to take over another image's features.
 
-    The guides of an image are the `num_targets` images of other classes, out of those
-    given, whose features are nearest to its own. The attempts run one after another,
-    each `num_steps` forward and backward passes; x itself is a candidate too.
+    The guides of an image are the `num_targets` images of other classes, or of one, out
+    of those given, whose features are nearest to its own. The attempts run one after
+    another, each `num_steps` forward and backward passes; x itself is a candidate too.
 
     Args:
       threat: Ball and box.
@@ -45,6 +47,8 @@ def feature_collision(
         model, or a map of one such as its attention.
       images: Candidates for guides, [N, ...].
       labels: Their classes, [N]; at least two.
+      guides: Of "any" other class, or of the wrong one that the classifier holds most
+        likely at x; of any where no image has that class.
       num_targets: Guides per image, at most N.
       num_steps: Gradient steps towards each.
       step_size: Length of a step in the threat's norm, scalar or one per image [B].
@@ -69,6 +73,7 @@ def feature_collision(
     """
     _checks.positive_int(num_targets=num_targets, num_steps=num_steps)
     _checks.positive(step_size=step_size)
+    _checks.one_of(("any", "runner_up"), guides=guides)
     _check_guides(images, labels, num_targets)
 
     def evaluate(logits_fn: LogitsFn, x_adv: Array, y: Array) -> Candidate:
@@ -97,15 +102,16 @@ def feature_collision(
         guides_x = jax.lax.optimization_barrier(images.astype(x.dtype))
         pool = _flat(features_fn(guides_x))
         label = y if y.ndim == 1 else y.argmax(axis=1)
-        guides = _nearest_of_others(
-            _flat(features_fn(x)), label, pool, labels, num_targets
-        )
+        allowed = labels[None, :] != label[:, None]
+        if guides == "runner_up":
+            allowed = _of_runner_up(logits_fn(x), label, labels, allowed)
+        chosen = _nearest(_flat(features_fn(x)), pool, allowed, num_targets)
 
         def attempt(best: Candidate, number: Array) -> tuple[Candidate, None]:
             start = x
             if random_start is not None:
                 start = random_start(_random.fold_in(keys, number), x)
-            x_adv = approach(start, x, pool[guides[:, number]])
+            x_adv = approach(start, x, pool[chosen[:, number]])
             return _outcome.keep_worse(best, evaluate(logits_fn, x_adv, y)), None
 
         clean = evaluate(logits_fn, x, y)
@@ -115,17 +121,22 @@ def feature_collision(
     return attack
 
 
-def _nearest_of_others(
-    features: Array, label: Array, pool: Array, labels: Array, count: int
-) -> Array:
-    """Rows of `pool` [N, D] of other classes, nearest first, [B, count].
+def _of_runner_up(logits: Array, label: Array, labels: Array, others: Array) -> Array:
+    """Which guides are of the likeliest wrong class, [B, N]; `others` if none is."""
+    if logits.ndim == 3:  # draws of a random classifier
+        logits = jax.nn.softmax(logits).mean(axis=0)
+    wrong = jnp.where(jax.nn.one_hot(label, logits.shape[1]) > 0, -jnp.inf, logits)
+    allowed = labels[None, :] == wrong.argmax(axis=1)[:, None]
+    return jnp.where(allowed.any(axis=1, keepdims=True), allowed, others)
 
-    Where other classes have fewer rows than that, the nearest one takes their place.
+
+def _nearest(features: Array, pool: Array, allowed: Array, count: int) -> Array:
+    """Rows of `pool` [N, D] that are allowed [B, N], nearest first, [B, count].
+
+    Where fewer are allowed, the nearest one takes their place.
     """
     squares = jnp.sum(features**2, axis=1)[:, None] + jnp.sum(pool**2, axis=1)[None]
-    distance = squares - 2 * features @ pool.T
-    other = labels[None, :] != label[:, None]
-    closeness = jnp.where(other, -distance, -jnp.inf)
+    closeness = jnp.where(allowed, 2 * features @ pool.T - squares, -jnp.inf)
     # The barrier keeps XLA on CPU from sorting everything.
     value, index = jax.lax.optimization_barrier(jax.lax.top_k(closeness, count))
     return jnp.where(value > -jnp.inf, index, index[:, :1])

@@ -278,12 +278,19 @@ def _head_rows(evaluation: Block) -> Blocks:
             counts=False,
             **_MARGIN,
         ),
-        dict(
-            name="feature_collision",
-            threat=evaluation["threat"],
-            step_size=evaluation["step_size"],
-            num_steps=50,
-            label="feature collision",
+        *(
+            dict(
+                name="feature_collision",
+                threat=evaluation["threat"],
+                guides=guides,
+                step_size=evaluation["step_size"],
+                num_steps=50,
+                label=label,
+            )
+            for guides, label in (
+                ("any", "feature collision"),
+                ("runner_up", "feature collision, runner-up"),
+            )
         ),
     ]
 

@@ -7,7 +7,8 @@ import pytest
 
 from robustjax import InputError, threats
 from robustjax.attacks.feature_collision import (
-    _nearest_of_others,
+    _nearest,
+    _of_runner_up,
     feature_collision,
 )
 
@@ -37,7 +38,8 @@ def run(attack, x=X, y=Y):
 
 
 def test_guides_are_the_nearest_of_other_classes():
-    ours = _nearest_of_others(features_fn(X), Y, features_fn(POOL), LABELS, 3)
+    allowed = LABELS[None] != Y[:, None]
+    ours = _nearest(features_fn(X), features_fn(POOL), allowed, 3)
     features, pool = np.asarray(features_fn(X)), np.asarray(features_fn(POOL))
     for i in range(4):
         others = np.flatnonzero(np.asarray(LABELS) != int(Y[i]))
@@ -45,8 +47,31 @@ def test_guides_are_the_nearest_of_other_classes():
         np.testing.assert_array_equal(ours[i], others[np.argsort(distance)][:3])
     # Too few of other classes: the nearest stands in.
     few = jnp.array([0, 0, 0, 0, 0, 0, 0, 1])
-    one = _nearest_of_others(features_fn(X), Y * 0, features_fn(POOL), few, 3)
+    one = _nearest(features_fn(X), features_fn(POOL), few[None] != 0 * Y[:, None], 3)
     np.testing.assert_array_equal(one, 7)
+
+
+def test_guides_of_the_runner_up():
+    order = np.argsort(-np.asarray(logits_fn(X)), axis=1)
+    label = order[:, 0]
+    others = LABELS[None] != label[:, None]
+    allowed = _of_runner_up(logits_fn(X), jnp.asarray(label), LABELS, others)
+    expected = np.asarray(LABELS)[None] == order[:, 1:2]
+    np.testing.assert_array_equal(allowed, expected)
+    # A misclassified image: what the classifier says now is the likeliest wrong class.
+    wrong = jnp.asarray(order[:, 2])
+    allowed = _of_runner_up(logits_fn(X), wrong, LABELS, LABELS[None] != wrong[:, None])
+    np.testing.assert_array_equal(allowed, np.asarray(LABELS)[None] == order[:, :1])
+    # Draws count by their mean; where no guide has the class, all others do.
+    draws = jnp.stack([logits_fn(X), logits_fn(X)])
+    few = jnp.where(order[0, 1] == LABELS, order[0, 2], LABELS)
+    others = few[None] != label[:, None]
+    allowed = _of_runner_up(draws, jnp.asarray(label), few, others)
+    np.testing.assert_array_equal(allowed[0], others[0])
+    options = dict(guides="runner_up", num_targets=2, num_steps=3, step_size=0.02)
+    attack = feature_collision(threats.linf(0.05), features_fn, POOL, LABELS, **options)
+    x_adv = run(attack)
+    assert 0 < np.abs(x_adv - X).max() <= 0.05 + 1e-6
 
 
 def test_in_a_large_ball_the_features_are_reached():
@@ -80,7 +105,8 @@ def test_one_step_is_the_sign_of_the_pull():
     )
     x_adv = np.asarray(run(collide), np.float64)
     weights = np.asarray(FEATURES, np.float64)
-    guides = _nearest_of_others(features_fn(X), Y, features_fn(POOL), LABELS, 1)
+    others = LABELS[None] != Y[:, None]
+    guides = _nearest(features_fn(X), features_fn(POOL), others, 1)
     for i in range(4):
         clean = np.asarray(X[i], np.float64)
         activity = np.tanh(clean.ravel() @ weights)
