@@ -220,6 +220,37 @@ class AdversarialLoss:
         return self.objective(params, model_state, objective_key, batch, x_adv)
 
 
+class CriticFn(Protocol):
+    """A half of an estimator: see `MIEstimator`."""
+
+    def __call__(
+        self, params: PyTree, state: PyTree, sample: Array, *, mode: Mode = "eval"
+    ) -> tuple[Array, PyTree]: ...
+
+
+class MIEstimator(NamedTuple):
+    """A critic of pairs as two nets, whose inner products are the scores of a bound.
+
+    Attributes:
+      init: `(key, x, z) -> (params, state)`, of example batches.
+      local_features: `(params, state, x, mode) -> ([N, U, L], state)`: a vector for
+        each of L places of x.
+      global_features: `(params, state, z, mode) -> ([N, U, M], state)`.
+    """
+
+    init: Callable[[Key, Array, Array], tuple[PyTree, PyTree]]
+    local_features: CriticFn
+    global_features: CriticFn
+
+    def features(
+        self, params: PyTree, state: PyTree, x: Array, z: Array, *, mode: Mode = "eval"
+    ) -> tuple[Array, Array, PyTree]:
+        """Local features of x, global features of z, and the new state."""
+        local_features, state = self.local_features(params, state, x, mode=mode)
+        global_features, state = self.global_features(params, state, z, mode=mode)
+        return local_features, global_features, state
+
+
 class Head(Protocol):
     """Features to logits: `(features [B, D], valid [B]) -> [B, K]`.
 

@@ -4,6 +4,11 @@ from robustjax.models.adapters import from_linen as from_linen
 from robustjax.models.adapters import from_nnx as from_nnx
 from robustjax.models.bound import logits_fn as logits_fn
 from robustjax.models.bound import model_fn as model_fn
+from robustjax.models.critics import DenseCritic as DenseCritic
+from robustjax.models.critics import GlobalCritic as GlobalCritic
+from robustjax.models.critics import InternalCritic as InternalCritic
+from robustjax.models.critics import LocalCritic as LocalCritic
+from robustjax.models.critics import mi_estimator as mi_estimator
 from robustjax.models.pytorch import from_pytorch as from_pytorch
 from robustjax.models.resnet import preact_resnet18 as preact_resnet18
 from robustjax.models.resnet import resnet18 as resnet18
