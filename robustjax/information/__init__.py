@@ -12,3 +12,7 @@ from robustjax.information.bounds import info_nce_released as info_nce_released
 from robustjax.information.bounds import mine as mine
 from robustjax.information.bounds import scores as scores
 from robustjax.information.bounds import smile as smile
+from robustjax.information.estimator import Estimate as Estimate
+from robustjax.information.estimator import (
+    estimate_mutual_information as estimate_mutual_information,
+)

@@ -185,7 +185,7 @@ class InternalCritic(nn.Module):
 
 
 class DenseCritic(nn.Module):
-    """A fully connected net, for samples that are vectors.
+    """A fully connected net beside a linear shortcut, for samples that are vectors.
 
     Attributes:
       units: U.
@@ -204,9 +204,16 @@ class DenseCritic(nn.Module):
     def __call__(self, z: Array, train: bool = False) -> Array:
         """[N, D] to [N, 1, 1, U]."""
         del train
+        if z.ndim != 2:
+            raise InputError(
+                f"`z` must be vectors [N, D], got shape {z.shape}: take another critic."
+            )
+        main = z
         for number, width in enumerate(self.widths, 1):
-            z = nn.relu(nn.Dense(width, name=f"dense{number}")(z))
-        return nn.Dense(self.units, name="out")(z)[:, None, None]
+            main = nn.relu(nn.Dense(width, name=f"dense{number}")(main))
+        shortcut = nn.Dense(self.units, use_bias=False, name="shortcut")(z)
+        main = nn.Dense(self.units, name="out")(main) + shortcut
+        return main[:, None, None] / self.units**0.5
 
 
 def mi_estimator(local_net: nn.Module, global_net: nn.Module) -> MIEstimator:
