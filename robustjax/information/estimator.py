@@ -147,7 +147,8 @@ def _fit(
     def part(carry: PyTree, rows: Array) -> tuple[PyTree, Array]:
         (best, score), now = carry
         now, climbed = jax.lax.scan(step, now, rows)
-        found = batch_estimates(*now[:2], chosen_by).mean()
+        params, state = now[:2]
+        found = batch_estimates(params, state, chosen_by).mean()
         better = found > score  # False for NaN
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), now[:2], best)
         return ((best, jnp.where(better, found, score)), now), climbed
