@@ -206,10 +206,13 @@ class AdversarialLoss:
     Attributes:
       craft: `(params, model_state, key, batch) -> x_adv`, without gradient.
       objective: `(params, model_state, key, batch, x_adv) -> (scalar, LossAux)`.
+      terms: `(logits of x, logits of x_adv, y) -> (scalar, metrics)`, the objective as
+        a function of logits, for losses that add to it; None where it is none.
     """
 
     craft: Callable[[PyTree, PyTree, Key, Batch], Array]
     objective: Callable[[PyTree, PyTree, Key, Batch, Array], tuple[Array, LossAux]]
+    terms: Callable[[Array, Array, Array], tuple[Array, dict[str, Array]]] | None = None
 
     def __call__(
         self, params: PyTree, model_state: PyTree, key: Key, batch: Batch

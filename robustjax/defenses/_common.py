@@ -11,6 +11,7 @@ from robustjax.types import (
     Batch,
     Key,
     LogitsFn,
+    LossAux,
     Mode,
     Model,
     ModelOutput,
@@ -18,6 +19,8 @@ from robustjax.types import (
 )
 
 Craft = Callable[[PyTree, PyTree, Key, Batch], Array]
+Objective = Callable[[PyTree, PyTree, Key, Batch, Array], tuple[Array, LossAux]]
+Terms = Callable[[Array, Array, Array], tuple[Array, dict[str, Array]]]
 Statistics = Literal["adversarial", "both"]
 
 
@@ -63,6 +66,21 @@ def clean_and_adversarial(
     clean = model.apply(params, model_state, x, mode=mode, key=clean_key)
     adv = model.apply(params, clean.model_state, x_adv, mode="train", key=adv_key)
     return clean, adv
+
+
+def paired(model: Model, terms: Terms, *, statistics: Statistics) -> Objective:
+    """The objective that is `terms` of one forward pass of x and one of x_adv."""
+
+    def objective(
+        params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
+    ) -> tuple[Array, LossAux]:
+        clean, adv = clean_and_adversarial(
+            model, params, model_state, key, batch.x, x_adv, statistics=statistics
+        )
+        loss, metrics = terms(clean.logits, adv.logits, batch.y)
+        return loss, LossAux(adv.model_state, metrics)
+
+    return objective
 
 
 def accuracy(logits: Array, y: Array) -> Array:

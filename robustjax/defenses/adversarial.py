@@ -59,20 +59,25 @@ def adversarial(
         objectives.cross_entropy, label_smoothing=label_smoothing
     )
 
+    mixed = clean_weight > 0
+
+    def terms(clean: Array, adv: Array, y: Array) -> tuple[Array, dict[str, Array]]:
+        loss = (1 - clean_weight) * cross_entropy(adv, y).mean()
+        if mixed:
+            loss += clean_weight * cross_entropy(clean, y).mean()
+        metrics = {"accuracy/clean": accuracy(clean, y)}
+        return loss, metrics | {"accuracy/robust": accuracy(adv, y)}
+
     def objective(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
     ) -> tuple[Array, LossAux]:
-        mixed = clean_weight > 0
         rows = jnp.concatenate([x_adv, batch.x]) if mixed else x_adv
         out = model.apply(params, model_state, rows, mode="train", key=key)
-        size = batch.x.shape[0]
-        logits = out.logits[:size]
-        loss = (1 - clean_weight) * cross_entropy(logits, batch.y).mean()
-        metrics = {"accuracy/robust": accuracy(logits, batch.y)}
-        if mixed:
-            clean = out.logits[size:]
-            loss += clean_weight * cross_entropy(clean, batch.y).mean()
-            metrics["accuracy/clean"] = accuracy(clean, batch.y)
+        adv, clean = out.logits[: len(x_adv)], out.logits[-len(x_adv) :]
+        loss, metrics = terms(clean, adv, batch.y)
+        if not mixed:
+            del metrics["accuracy/clean"]  # there was no forward pass of x
         return loss, LossAux(out.model_state, metrics)
 
-    return AdversarialLoss(crafting(model, attack, mode=attack_mode), objective)
+    craft = crafting(model, attack, mode=attack_mode)
+    return AdversarialLoss(craft, objective, terms)

@@ -7,20 +7,16 @@ from robustjax import _checks
 from robustjax.defenses._common import (
     Statistics,
     accuracy,
-    clean_and_adversarial,
     crafting,
+    paired,
 )
 from robustjax.objectives import cross_entropy
 from robustjax.types import (
     AdversarialLoss,
     Array,
     Attack,
-    Batch,
-    Key,
-    LossAux,
     Mode,
     Model,
-    PyTree,
 )
 
 # The guards of the authors' code; they keep logarithms finite and weights positive.
@@ -75,23 +71,18 @@ def mart(
     _checks.non_negative(beta=beta)
     _checks.one_of(("adversarial", "both"), statistics=statistics)
 
-    def objective(
-        params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
-    ) -> tuple[Array, LossAux]:
-        clean, adv = clean_and_adversarial(
-            model, params, model_state, key, batch.x, x_adv, statistics=statistics
-        )
-        boosted, divergence = mart_terms(clean.logits, adv.logits, batch.y)
-        boosted, divergence = boosted.mean(), divergence.mean()
+    def terms(clean: Array, adv: Array, y: Array) -> tuple[Array, dict[str, Array]]:
+        boosted, divergence = (part.mean() for part in mart_terms(clean, adv, y))
         metrics = {
             "loss/boosted": boosted,
             "loss/kl": divergence,
-            "accuracy/clean": accuracy(clean.logits, batch.y),
-            "accuracy/robust": accuracy(adv.logits, batch.y),
+            "accuracy/clean": accuracy(clean, y),
+            "accuracy/robust": accuracy(adv, y),
         }
-        return boosted + beta * divergence, LossAux(adv.model_state, metrics)
+        return boosted + beta * divergence, metrics
 
-    return AdversarialLoss(crafting(model, attack, mode=attack_mode), objective)
+    craft = crafting(model, attack, mode=attack_mode)
+    return AdversarialLoss(craft, paired(model, terms, statistics=statistics), terms)
 
 
 def mart_terms(clean: Array, adv: Array, y: Array) -> tuple[Array, Array]:

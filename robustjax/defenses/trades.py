@@ -6,8 +6,8 @@ from robustjax import _checks
 from robustjax.defenses._common import (
     Statistics,
     accuracy,
-    clean_and_adversarial,
     frozen,
+    paired,
 )
 from robustjax.objectives import cross_entropy, kl
 from robustjax.types import (
@@ -16,7 +16,6 @@ from robustjax.types import (
     Attack,
     Batch,
     Key,
-    LossAux,
     Mode,
     Model,
     PyTree,
@@ -75,20 +74,16 @@ def trades(
         clean = jax.nn.softmax(logits_fn(batch.x))
         return attack(attack_key, logits_fn, batch.x, clean)
 
-    def objective(
-        params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
-    ) -> tuple[Array, LossAux]:
-        clean, adv = clean_and_adversarial(
-            model, params, model_state, key, batch.x, x_adv, statistics=statistics
-        )
-        natural = cross_entropy(clean.logits, batch.y).mean()
-        divergence = kl(adv.logits, jax.nn.softmax(clean.logits)).mean()
+    def terms(clean: Array, adv: Array, y: Array) -> tuple[Array, dict[str, Array]]:
+        natural = cross_entropy(clean, y).mean()
+        divergence = kl(adv, jax.nn.softmax(clean)).mean()
         metrics = {
             "loss/clean": natural,
             "loss/kl": divergence,
-            "accuracy/clean": accuracy(clean.logits, batch.y),
-            "accuracy/robust": accuracy(adv.logits, batch.y),
+            "accuracy/clean": accuracy(clean, y),
+            "accuracy/robust": accuracy(adv, y),
         }
-        return natural + beta * divergence, LossAux(adv.model_state, metrics)
+        return natural + beta * divergence, metrics
 
-    return AdversarialLoss(craft, objective)
+    objective = paired(model, terms, statistics=statistics)
+    return AdversarialLoss(craft, objective, terms)

@@ -5,6 +5,7 @@ from robustjax.information.bounds import climbed as climbed
 from robustjax.information.bounds import donsker_varadhan as donsker_varadhan
 from robustjax.information.bounds import dv as dv
 from robustjax.information.bounds import estimates as estimates
+from robustjax.information.bounds import estimates_by_place as estimates_by_place
 from robustjax.information.bounds import estimates_of_scores as estimates_of_scores
 from robustjax.information.bounds import f_divergence as f_divergence
 from robustjax.information.bounds import info_nce as info_nce

@@ -35,6 +35,8 @@ class Bound(NamedTuple):
       combine: `summaries [N, ...] -> estimates [N]`, in nats if the bound is one on
         mutual information.
       state: What `climb` keeps from step to step, at its start.
+      by_place: `summaries [N, ...] -> [N, L]`, estimates of each place, whose mean over
+        places is `combine`; None where a bound has none.
       climb: `(summaries, state) -> (scalar, state)`, what the training of a critic
         maximises where that is not the mean of the estimates; None if it is.
     """
@@ -43,6 +45,7 @@ class Bound(NamedTuple):
     combine: Callable[[PyTree], Array]
     state: PyTree = ()
     climb: Callable[[PyTree, PyTree], tuple[Array, PyTree]] | None = None
+    by_place: Callable[[PyTree], Array] | None = None
 
 
 def scores(local_features: Array, global_features: Array) -> Array:
@@ -102,6 +105,27 @@ def estimates_of_scores(bound: Bound, u: Array) -> Array:
     return bound.combine(jax.vmap(bound.row)(_wide(u), jnp.arange(len(u))))
 
 
+def estimates_by_place(
+    bound: Bound,
+    local_features: Array,
+    global_features: Array,
+    *,
+    block_size: int | None = None,
+) -> Array:
+    """The estimate of each sample at each place, [N, L]; their mean is `estimates`.
+
+    Raises:
+      InputError: shapes do not fit, or the bound has no such estimates.
+    """
+    if bound.by_place is None:
+        raise InputError(
+            "`bound` has no estimates by place: take dv() or info_nce(), whose "
+            "logarithms are of one place each."
+        )
+    summaries = _summaries(bound, local_features, global_features, block_size)
+    return bound.by_place(summaries)
+
+
 def climbed(
     bound: Bound,
     local_features: Array,
@@ -142,9 +166,9 @@ def dv(*, diagonal: Literal["zeroed", "removed"] = "zeroed") -> Bound:
     def row(u: Array, i: Array) -> Array:
         floor = 0.0 if diagonal == "zeroed" else -jnp.inf
         negative = jax.nn.logsumexp(_others(u, i, floor), axis=0)
-        return (u[i] - (negative - math.log(len(u) - 1))).mean()
+        return (u[i] - (negative - math.log(len(u) - 1))).mean(axis=1)
 
-    return Bound(row, lambda found: found)
+    return Bound(row, _over_places, by_place=lambda found: found)
 
 
 def donsker_varadhan() -> Bound:
@@ -249,9 +273,9 @@ def info_nce() -> Bound:
     """
 
     def row(u: Array, i: Array) -> Array:
-        return (u[i] - jax.nn.logsumexp(u, axis=0)).mean() + math.log(len(u))
+        return (u[i] - jax.nn.logsumexp(u, axis=0)).mean(axis=1) + math.log(len(u))
 
-    return Bound(row, lambda found: found)
+    return Bound(row, _over_places, by_place=lambda found: found)
 
 
 def info_nce_released() -> Bound:
@@ -269,6 +293,10 @@ def info_nce_released() -> Bound:
         return (u[i] - jnp.logaddexp(u[i], rest[None])).mean()
 
     return Bound(row, lambda found: found)
+
+
+def _over_places(found: Array) -> Array:
+    return found.mean(axis=1)
 
 
 def _exp(exponent: Array, clip: float | None) -> Array:

@@ -9,6 +9,7 @@ from robustjax.models.critics import GlobalCritic as GlobalCritic
 from robustjax.models.critics import InternalCritic as InternalCritic
 from robustjax.models.critics import LocalCritic as LocalCritic
 from robustjax.models.critics import mi_estimator as mi_estimator
+from robustjax.models.parts import part as part
 from robustjax.models.pytorch import from_pytorch as from_pytorch
 from robustjax.models.resnet import preact_resnet18 as preact_resnet18
 from robustjax.models.resnet import resnet18 as resnet18
