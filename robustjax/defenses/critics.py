@@ -1,0 +1,210 @@
+"""The training of NAMID's critics on the logits of a frozen classifier.
+
+See "Improving Adversarial Robustness via Mutual Information Estimation" (Zhou et al.,
+2022), eqs. (4) and (5). With a, b, c, d as in `namid.py`, minus estimates, and W the
+examples that x_adv fools, S those that survive it, R both (right on x):
+
+    eq. (4):  a over clean images, d over adversarial ones
+    eq. (5):  mean_W(a - b) and mean_W(d - c)
+
+    as released:  T_W + T_S / 2 for each critic,
+      natural:      T_W = 5 |cos(a, b)| + sum_W a / |R|
+                    T_S = 5 |1 - cos(a, b)| + sum_S a / |R|
+      adversarial:  T_W = 5 |cos(d, c)| + sum_W d / |W|
+                    T_S = 8 |1 - cos(c, d)| - 0.1 sum_S d / |S|
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from robustjax import _checks, information
+from robustjax.defenses import _information
+from robustjax.defenses._common import accuracy, frozen
+from robustjax.defenses._information import (
+    Information,
+    Logits,
+    Predictor,
+    Selection,
+    batch_cosine,
+    masked_mean,
+    masked_sum,
+)
+from robustjax.information import Bound
+from robustjax.types import (
+    Array,
+    Attack,
+    Batch,
+    Key,
+    LossAux,
+    LossFn,
+    MIEstimator,
+    Model,
+    PyTree,
+)
+
+CriticObjective = Literal["released", "separate", "maximise", "maximise_released"]
+_DV = information.dv()
+
+
+def critics(
+    reference: Model,
+    attack: Attack,
+    natural: MIEstimator,
+    adversarial: MIEstimator,
+    *,
+    objective: CriticObjective = "released",
+    cosine_fooled: float = 5.0,
+    cosine_survived: tuple[float, float] = (5.0, 8.0),
+    survived: float = 0.5,
+    survived_information: float = 0.1,
+    bound: Bound = _DV,
+    predictor: Predictor = "argmax",
+    block_size: int | None = None,
+) -> LossFn:
+    """The sum of both critics' losses; `params` hold "natural" and "adversarial".
+
+    The classifier is used in eval mode and gets no gradient; critics are in train mode.
+    Their parameters are disjoint, so one step on the sum is one on each, as the code
+    does it. Nothing selected is a term of 0; if no example is right on x at all, the
+    released objectives take the plain mean of a and d.
+
+    Args:
+      reference: The trained classifier.
+      attack: Makes x_adv against it.
+      natural: The critic of x.
+      adversarial: The critic of x_adv - x.
+      objective: "released", what stands for eq. (5) in the code, whose subtraction is
+        not there; "separate", eq. (5) as the paper writes it; "maximise", eq. (4) on
+        all images; "maximise_released", the code's eq. (4): a over R, d over what is
+        wrong on x_adv.
+      cosine_fooled: Weight of the cosines in T_W.
+      cosine_survived: Of those in T_S, natural and adversarial.
+      survived: Of T_S.
+      survived_information: Of the sum in the adversarial T_S.
+      bound: Of the estimates.
+      predictor: How examples are selected.
+      block_size: See `information.estimates`.
+
+    Returns:
+      A loss with the metrics `loss/natural`, `loss/adversarial`, `share/fooled`,
+      `accuracy/robust` and the four mean estimates `information/...`.
+
+    Raises:
+      InputError: an argument is out of range.
+
+    Example:
+      >>> from robustjax import attacks, models, threats
+      >>> reference = models.part(models.from_linen(models.small_cnn()), "reference")
+      >>> attack = attacks.pgd(threats.linf(0.1), step_size=0.025, num_steps=20)
+      >>> critic = models.mi_estimator(models.LocalCritic(64), models.GlobalCritic(64))
+      >>> loss_fn = critics(reference, attack, critic, critic)
+    """
+    _checks.one_of(_OBJECTIVES, objective=objective)
+    _checks.one_of(("argmax", "batch_softmax"), predictor=predictor)
+    _checks.non_negative(
+        cosine_fooled=cosine_fooled,
+        survived=survived,
+        survived_information=survived_information,
+    )
+    of_natural, of_adversarial = cosine_survived
+    _checks.non_negative(**{"cosine_survived[0]": of_natural})
+    _checks.non_negative(**{"cosine_survived[1]": of_adversarial})
+    weights = dict(
+        fooled=cosine_fooled,
+        survived=survived,
+        cosines=(of_natural, of_adversarial),
+        information=survived_information,
+    )
+    estimators = {"natural": natural, "adversarial": adversarial}
+
+    def loss_fn(
+        params: PyTree, model_state: PyTree, key: Key, batch: Batch
+    ) -> tuple[Array, LossAux]:
+        attack_key, dropout_key = jax.random.split(key)
+        logits_fn = frozen(reference, params, model_state, mode="eval", key=dropout_key)
+        x_adv = attack(attack_key, logits_fn, batch.x, batch.y)
+        logits = Logits(logits_fn(batch.x), logits_fn(x_adv))
+        samples = {"natural": batch.x, "adversarial": x_adv - batch.x}
+        found, new = {}, dict(model_state)
+        for name, estimator in estimators.items():
+            *found[name], new[name] = _information.estimated(
+                *(estimator, bound, params[name], model_state[name]),
+                *(samples[name], logits),
+                mode="train",
+                block_size=block_size,
+            )
+        known = Information(*found["natural"], *found["adversarial"])
+        selection = _information.select(logits, batch.y, predictor)
+        losses = _OBJECTIVES[objective](known, selection, weights)
+        metrics = {f"loss/{n}": v for n, v in zip(estimators, losses, strict=True)}
+        metrics |= {f"information/{n}": v.mean() for n, v in known._asdict().items()}
+        metrics["share/fooled"] = selection.fooled.mean()
+        metrics["accuracy/robust"] = accuracy(logits.adv, batch.y)
+        return sum(losses, jnp.zeros(())), LossAux(new, metrics)
+
+    return loss_fn
+
+
+def _separate(known: Information, on: Selection, _: dict) -> tuple[Array, Array]:
+    """Eq. (5)."""
+    return (
+        masked_mean(known.natural_adv - known.natural_clean, on.fooled),
+        masked_mean(known.adversarial_clean - known.adversarial_adv, on.fooled),
+    )
+
+
+def _maximise(known: Information, _: Selection, __: dict) -> tuple[Array, Array]:
+    """Eq. (4)."""
+    return -known.natural_clean.mean(), -known.adversarial_adv.mean()
+
+
+def _maximise_released(
+    known: Information, on: Selection, _: dict
+) -> tuple[Array, Array]:
+    def over(values: Array, mask: Array) -> Array:
+        return -jnp.where(mask.any(), masked_mean(values, mask), values.mean())
+
+    return (
+        over(known.natural_clean, on.right),
+        over(known.adversarial_adv, on.wrong_adv),
+    )
+
+
+def _released(known: Information, on: Selection, weights: dict) -> tuple[Array, Array]:
+    a, b, c, d = (-values for values in known)
+    right = jnp.maximum(on.right.sum(), 1)
+    of_natural, of_adversarial = weights["cosines"]
+    natural = _both(
+        on,
+        weights["fooled"] * jnp.abs(batch_cosine(a, b, on.fooled))
+        + masked_sum(a, on.fooled) / right,
+        of_natural * jnp.abs(1 - batch_cosine(a, b, on.survived))
+        + masked_sum(a, on.survived) / right,
+        weights["survived"],
+    )
+    adversarial = _both(
+        on,
+        weights["fooled"] * jnp.abs(batch_cosine(d, c, on.fooled))
+        + masked_mean(d, on.fooled),
+        of_adversarial * jnp.abs(1 - batch_cosine(c, d, on.survived))
+        - weights["information"] * masked_mean(d, on.survived),
+        weights["survived"],
+    )
+    some = on.right.any()
+    return jnp.where(some, natural, a.mean()), jnp.where(some, adversarial, d.mean())
+
+
+def _both(on: Selection, fooled: Array, survived: Array, weight: float) -> Array:
+    """The terms of those that there are."""
+    fooled = jnp.where(on.fooled.any(), fooled, 0.0)
+    return fooled + weight * jnp.where(on.survived.any(), survived, 0.0)
+
+
+_OBJECTIVES = {
+    "released": _released,
+    "separate": _separate,
+    "maximise": _maximise,
+    "maximise_released": _maximise_released,
+}

@@ -1,0 +1,126 @@
+"""WMIM: adversarial training that keeps the information of x_adv in its logits.
+
+The baseline of NAMID's tables, after "Learning Adversarially Robust Representations via
+Worst-Case Mutual Information Maximization" (Zhu et al., 2020): one critic, trained on
+adversarial images of a reference classifier, then frozen.
+"""
+
+import jax
+
+from robustjax import _checks, information
+from robustjax._checks import InputError
+from robustjax.defenses._common import accuracy, clean_and_adversarial, frozen
+from robustjax.information import Bound
+from robustjax.types import (
+    AdversarialLoss,
+    Array,
+    Attack,
+    Batch,
+    Key,
+    LossAux,
+    LossFn,
+    MIEstimator,
+    Model,
+    PyTree,
+)
+
+_DV = information.dv()
+
+
+def wmim_critic(
+    reference: Model,
+    attack: Attack,
+    estimator: MIEstimator,
+    *,
+    bound: Bound = _DV,
+    block_size: int | None = None,
+) -> LossFn:
+    """- mean information of x_adv in its own logits; `params` hold "standard".
+
+    From a script in the history of NAMID's released code.
+
+    Args:
+      reference: The trained classifier, in eval mode and without gradient.
+      attack: Makes x_adv against it.
+      estimator: The critic, in train mode.
+      bound: Of the estimates.
+      block_size: See `information.estimates`.
+
+    Example:
+      >>> from robustjax import attacks, models, threats
+      >>> reference = models.part(models.from_linen(models.small_cnn()), "reference")
+      >>> attack = attacks.pgd(threats.linf(0.1), step_size=0.025, num_steps=20)
+      >>> critic = models.mi_estimator(models.LocalCritic(64), models.GlobalCritic(64))
+      >>> loss_fn = wmim_critic(reference, attack, critic)
+    """
+
+    def loss_fn(
+        params: PyTree, model_state: PyTree, key: Key, batch: Batch
+    ) -> tuple[Array, LossAux]:
+        attack_key, dropout_key = jax.random.split(key)
+        logits_fn = frozen(reference, params, model_state, mode="eval", key=dropout_key)
+        x_adv = attack(attack_key, logits_fn, batch.x, batch.y)
+        logits = logits_fn(x_adv)
+        local, glob, state = estimator.features(
+            params["standard"], model_state["standard"], x_adv, logits, mode="train"
+        )
+        found = information.estimates(bound, local, glob, block_size=block_size).mean()
+        metrics = {"information/standard": found}
+        metrics["accuracy/robust"] = accuracy(logits, batch.y)
+        return -found, LossAux({**model_state, "standard": state}, metrics)
+
+    return loss_fn
+
+
+def wmim(
+    model: Model,
+    base: AdversarialLoss,
+    estimator: MIEstimator,
+    *,
+    weight: float = 1.0,
+    bound: Bound = _DV,
+    block_size: int | None = None,
+) -> AdversarialLoss:
+    """L_adv - weight * mean information of x_adv in its own logits.
+
+    Neither the training code nor the weight was published; 1 is a reading.
+
+    Args:
+      model: The classifier, the same as the base's.
+      base: L_adv: `adversarial`, `trades` or `mart`.
+      estimator: The critic "standard" of `params`, as it is, in eval mode.
+      weight: At least 0.
+      bound: Of the estimates.
+      block_size: See `information.estimates`.
+
+    Raises:
+      InputError: an argument is out of range, or the base has no `terms`.
+
+    Example:
+      >>> from robustjax import attacks, defenses, models, threats
+      >>> model = models.part(models.from_linen(models.small_cnn()), "model")
+      >>> attack = attacks.pgd(threats.linf(0.1), step_size=0.025, num_steps=10)
+      >>> critic = models.mi_estimator(models.LocalCritic(64), models.GlobalCritic(64))
+      >>> loss_fn = wmim(model, defenses.adversarial(model, attack), critic)
+    """
+    _checks.non_negative(weight=weight)
+    terms = base.terms
+    if terms is None:
+        raise InputError("`base` must have `terms`: adversarial, trades or mart.")
+
+    def objective(
+        params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
+    ) -> tuple[Array, LossAux]:
+        clean, adv = clean_and_adversarial(
+            *(model, params, model_state, key, batch.x, x_adv), statistics="adversarial"
+        )
+        loss, metrics = terms(clean.logits, adv.logits, batch.y)
+        local, glob, _ = estimator.features(
+            jax.lax.stop_gradient(params["standard"]),
+            *(model_state["standard"], x_adv, adv.logits),
+        )
+        found = information.estimates(bound, local, glob, block_size=block_size).mean()
+        metrics["information/standard"] = found
+        return loss - weight * found, LossAux(adv.model_state, metrics)
+
+    return AdversarialLoss(base.craft, objective)
