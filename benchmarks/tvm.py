@@ -27,7 +27,7 @@ from robustjax.types import Array
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 128, "Images in the batch.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Interleaved rounds; the median counts.")
 _TOLERANCE = flags.DEFINE_float(
-    "tolerance", 0.45, "Relative gap at which ours stops in the comparison."
+    "tolerance", 0.6, "Relative gap at which ours stops in the comparison."
 )
 _WEIGHT = 1 / 5
 

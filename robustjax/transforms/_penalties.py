@@ -27,70 +27,79 @@ class Differences(NamedTuple):
     right: Array
 
 
-def differences(z: Array) -> Differences:
-    """D z."""
-    below = jnp.concatenate([z[1:], z[-1:]], axis=0)
-    beside = jnp.concatenate([z[:, 1:], z[:, -1:]], axis=1)
-    return Differences(below - z, beside - z)
+def differences(z: Array, beside: int = 1) -> Differences:
+    """D z; the pixel to the right lies `beside` entries further along axis 1."""
+    down, right = z[1:] - z[:-1], z[:, beside:] - z[:, :-beside]
+    return Differences(_padded(down, 0, (0, 1)), _padded(right, 1, (0, beside)))
 
 
-def adjoint(p: Differences) -> Array:
+def adjoint(p: Differences, beside: int = 1) -> Array:
     """D^T p; the last row of `p.down` and column of `p.right` must be 0."""
-    above = jnp.concatenate([jnp.zeros_like(p.down[:1]), p.down[:-1]], axis=0)
-    before = jnp.concatenate([jnp.zeros_like(p.right[:, :1]), p.right[:, :-1]], axis=1)
+    above = _padded(p.down[:-1], 0, (1, 0))
+    before = _padded(p.right[:, :-beside], 1, (beside, 0))
     return above - p.down + (before - p.right)
 
 
-def _square_norms(d: Differences, penalty: Penalty) -> Differences:
+def _padded(z: Array, axis: int, widths: tuple[int, int]) -> Array:
+    # Loops over padded arrays vectorise on CPU, those over joined ones do not.
+    return jnp.pad(z, [widths if i == axis else (0, 0) for i in range(z.ndim)])
+
+
+def _square_norms(d: Differences, penalty: Penalty) -> tuple[Array, ...]:
     """Squared Euclidean norms of the groups, in shapes that broadcast with `d`."""
     if penalty == "rows_columns":
-        return Differences(
+        return (
             jnp.sum(d.down**2, axis=1, keepdims=True),
             jnp.sum(d.right**2, axis=0, keepdims=True),
         )
     if penalty == "isotropic":
-        both = d.down**2 + d.right**2
-        return Differences(both, both)
-    return Differences(d.down**2, d.right**2)
+        return (d.down**2 + d.right**2,)
+    return d.down**2, d.right**2
 
 
 def project(t: Differences, radius: Array, penalty: Penalty) -> Differences:
     """The nearest point whose groups have norm at most `radius`, [1, 1, 1, B]."""
     if penalty == "anisotropic":
         return Differences(*(jnp.clip(part, -radius, radius) for part in t))
+    return scaled(t, shares(t, radius, penalty))
+
+
+def shares(t: Differences, radius: Array, penalty: Penalty) -> tuple[Array, ...]:
+    """What `t` must be `scaled` by to be projected: of both parts, or of each."""
+    norms = _square_norms(t, penalty)
     # XLA's loops on CPU vectorise this form, and not those that compare squares. The
     # root has a finite derivative at 0, and nothing is divided by a radius of 0.
-    norms = (jnp.sqrt(square + 1e-30) for square in _square_norms(t, penalty))
-    return Differences(
-        *(
-            part * (radius / jnp.maximum(norm, radius))
-            for part, norm in zip(t, norms, strict=True)
-        )
-    )
+    norms = (jnp.sqrt(square + 1e-30) for square in norms)
+    return tuple(radius / jnp.maximum(norm, radius) for norm in norms)
+
+
+def scaled(t: Differences, shares: tuple[Array, ...]) -> Differences:
+    """Down by the first share, right by the last."""
+    return Differences(t.down * shares[0], t.right * shares[-1])
 
 
 def excess(
     d: Differences, p: Differences, weight: Array, penalty: Penalty
-) -> tuple[Array, Array]:
-    """Weight * TV, and by how much it exceeds <p, d>, of each channel: [C, B].
+) -> tuple[tuple[Array, Array], ...]:
+    """Of each kind of groups: weight * norms, and by how much they exceed <p, d>.
 
-    The excess is summed group by group, each term at least 0 for a feasible `p`: no
-    digits cancel that a difference of the two sums would lose.
+    The excess is that of each group, at least 0 for a feasible `p`: no digits cancel
+    that a difference of two sums would lose.
     """
     if penalty == "isotropic":
-        norm = jnp.sqrt(d.down**2 + d.right**2)
-        inner = p.down * d.down + p.right * d.right
-        return weight * _total(norm), _total(jnp.maximum(weight * norm - inner, 0.0))
-    value, above = 0.0, 0.0
-    for axis, (some, dual) in zip((1, 0), zip(d, p, strict=True), strict=True):
-        if penalty == "rows_columns":
-            norm = jnp.sqrt(jnp.sum(some**2, axis=axis, keepdims=True))
-            inner = jnp.sum(some * dual, axis=axis, keepdims=True)
-        else:
-            norm, inner = jnp.abs(some), some * dual
-        value = value + weight * _total(norm)
-        above = above + _total(jnp.maximum(weight * norm - inner, 0.0))
-    return jnp.asarray(value), jnp.asarray(above)
+        norms = (jnp.sqrt(d.down**2 + d.right**2),)
+        inner = (p.down * d.down + p.right * d.right,)
+    elif penalty == "anisotropic":
+        norms = [jnp.abs(some) for some in d]
+        inner = [some * dual for some, dual in zip(d, p, strict=True)]
+    else:
+        parts = list(zip((1, 0), d, p, strict=True))
+        norms = [jnp.sqrt(jnp.sum(d**2, i, keepdims=True)) for i, d, _ in parts]
+        inner = [jnp.sum(d * p, i, keepdims=True) for i, d, p in parts]
+    return tuple(
+        (weight * norm, jnp.maximum(weight * norm - part, 0.0))
+        for norm, part in zip(norms, inner, strict=True)
+    )
 
 
 def number_of_groups(z: Array, penalty: Penalty) -> int:
@@ -99,7 +108,3 @@ def number_of_groups(z: Array, penalty: Penalty) -> int:
     if penalty == "rows_columns":
         return channels * (height + width)
     return channels * height * width * (1 if penalty == "isotropic" else 2)
-
-
-def _total(values: Array) -> Array:
-    return jnp.sum(values, axis=(0, 1))

@@ -212,11 +212,11 @@ def certified(given: Problem, state: State, z: Array) -> Certificate:
     u = _penalties.project(state.t, given.weight / state.rho, given.penalty)
     p = Differences(*(state.rho * u for u in u))
     z = jnp.clip(z, given.low, given.high)
+    d = _penalties.differences(z)
+    terms = _penalties.excess(d, p, given.weight, given.penalty)
     penalty, gap = (
-        part.sum(0)
-        for part in _penalties.excess(
-            _penalties.differences(z), p, given.weight, given.penalty
-        )
+        sum(jnp.sum(part, _PIXELS) for part in parts)
+        for parts in zip(*terms, strict=True)
     )
     q = _penalties.adjoint(p)
     # <q, z> over its minimum in the box: all there is at dropped pixels.

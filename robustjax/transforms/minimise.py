@@ -9,6 +9,7 @@ defense of "Adversarial Defense via Data Dependent Activation Function and Total
 Variation Minimization" (Wang et al., 2018) builds on it.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from robustjax._checks import InputError
 from robustjax.transforms import _primal_dual, _splitting
 from robustjax.transforms._inputs import check_images, check_options
 from robustjax.transforms._penalties import Differences, Penalty
+from robustjax.transforms._primal_dual import FirstSteps
 from robustjax.transforms._splitting import Certificate, DataTerm, Problem, State
 from robustjax.types import Array
 
@@ -106,8 +108,8 @@ def minimise_total_variation(
       data_term: "norm" or "squared".
       penalty: Which TV.
       tolerance: Of the relative gap. In float32 reached down to about 1e-5.
-      max_steps: Then the best point so far is returned, with its gap; in blocks of 4,
-        or of 8 while steps are cheap.
+      max_steps: Then the best point so far is returned, or the last while steps are
+        cheap, with its gap; in blocks of 4, or of 6 while they are.
       start: A former result for images of this shape, e.g. at a weight nearby.
 
     Returns:
@@ -127,7 +129,8 @@ def minimise_total_variation(
     check_images(x, mask)
     _check_start(start, x)
     x, weight = jax.lax.stop_gradient((x, weight))
-    if start is None and mask is None and data_term == "squared":
+    cheap = start is None and mask is None and data_term == "squared"
+    if cheap and max_steps >= _primal_dual.BLOCK:
         return _cheap_steps_first(x, weight, penalty, tolerance, max_steps)
     given = make_problem(x, mask, weight, data_term, penalty)
     state = _splitting.initial(given)
@@ -145,24 +148,40 @@ def _cheap_steps_first(
 ) -> Minimised:
     """Of squared data without a mask; alternating directions where they do not do."""
     weight = jnp.asarray(weight, x.dtype)
-    first = _primal_dual.first_steps(x, weight, penalty, tolerance, max_steps)
-    left = max_steps - _primal_dual.most_steps(max_steps)
 
-    def resumed(left: int) -> Minimised:
+    def start(found: FirstSteps) -> tuple[Problem, _Found]:
         given = make_problem(x, None, weight, "squared", penalty)
-        p = Differences(*(batch_last(part) for part in first.p))
+        image, p = batch_last(found.image), Differences(*map(batch_last, found.p))
         smallest = _SMALLEST * _splitting.slopes(given)
-        state = _splitting.resumed_at(given, batch_last(first.last), p, smallest)
-        best = Certificate(
-            batch_last(first.image), first.objective, first.gap * first.objective
-        )
-        found = best, state, first.gap, first.steps
-        if left > 0:
-            found = minimised(given, state, tolerance, left, found)
-        return _result(*found)
+        state = _splitting.resumed_at(given, image, p, smallest)
+        best = Certificate(image, found.objective, found.gap * found.objective)
+        return given, (best, state, found.gap, found.steps)
 
-    unfinished = (first.gap > tolerance).any()
-    return jax.lax.cond(unfinished, lambda: resumed(left), lambda: resumed(0))
+    def flat(found: Minimised) -> Minimised:
+        # Else XLA lays the images of both branches out as one of them needs it.
+        return found._replace(image=found.image.ravel())
+
+    def enough() -> Minimised:
+        return _result(*start(first)[1])
+
+    def more() -> Minimised:
+        # From x again: that costs little here, while handing on what the first block
+        # left would cost much where that block is enough.
+        count = _primal_dual.most_steps(max_steps)
+        given, found = start(steps(count))
+        if max_steps > count:
+            found = minimised(given, found[1], tolerance, max_steps - count, found)
+
+        def either(new: Array, old: Array) -> Array:
+            return jnp.where(unfinished.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(either, _result(*found), enough())
+
+    steps = functools.partial(_primal_dual.first_steps, x, weight, penalty, tolerance)
+    first = steps(_primal_dual.BLOCK)
+    unfinished = first.gap > tolerance
+    found = jax.lax.cond(unfinished.any(), lambda: flat(more()), lambda: flat(enough()))
+    return found._replace(image=found.image.reshape(x.shape))
 
 
 def _result(found: Certificate, state: State, gap: Array, count: Array) -> Minimised:
@@ -179,6 +198,9 @@ def _result(found: Certificate, state: State, gap: Array, count: Array) -> Minim
             sigma=state.sigma[0, 0, 0],
         ),
     )
+
+
+_Found = tuple[Certificate, State, Array, Array]
 
 
 class _Progress(NamedTuple):

@@ -177,7 +177,7 @@ def test_a_step_loses_its_closed_form_amount():
 
 
 def test_few_steps_keep_to_their_limit_and_their_gap():
-    for limit in (4, 12):  # too few for the cheap ones, and both kinds
+    for limit in (4, 10):  # too few for the cheap ones, and both kinds
         found = jax.jit(
             functools.partial(
                 minimise_total_variation,
@@ -477,6 +477,6 @@ def test_bad_masks_starts_and_shapes():
 def test_nan_under_jit_stops_and_shows():
     found = minimise("squared", "isotropic", SINGLE.at[1, 0, 0, 0].set(jnp.nan))
     assert np.isnan(found.gap[1])
-    assert found.steps[1] == 8
+    assert found.steps[1] == 6
     base = minimise("squared", "isotropic", SINGLE)
     np.testing.assert_array_equal(found.image[2], base.image[2])
