@@ -56,13 +56,29 @@ def num_draws(logits_fn: LogitsFn, x: Array) -> int:
     return shape[0] if len(shape) == 3 else 1
 
 
-def worst_so_far(correct: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Entry a of [A, N]: `correct` where `seen` is smallest among the first a + 1.
+def worst_so_far(correct: np.ndarray, seen: np.ndarray, draws: int = 1) -> np.ndarray:
+    """What is left of `correct` [A, N] under the first a + 1 attacks, for every a.
+
+    The adversary takes each image's worst attack by `seen`, of equals the one that is
+    stronger on all images, as if one more draw had gone as on average; or the same
+    attack for all images, where picking by few draws would do worse.
+
+    Args:
+      correct: Shares of the judging draws.
+      seen: Those of the others.
+      draws: Of both together.
 
     Example:
       >>> correct = np.array([[True, True], [False, True], [True, False]])
       >>> worst_so_far(correct, correct).tolist()
       [[True, True], [False, True], [False, False]]
     """
-    picked = [seen[: a + 1].argmin(axis=0) for a in range(len(seen))]
-    return np.take_along_axis(correct, np.stack(picked), axis=0)
+    strength = seen.mean(axis=1, keepdims=True)
+    score = max(draws // 2, 1) * seen + strength
+    left = []
+    for count in range(1, len(seen) + 1):
+        picked = score[:count].argmin(axis=0)
+        by_image = np.take_along_axis(correct, picked[None], axis=0)[0]
+        alone = correct[strength[:count].argmin()]
+        left.append(min(by_image, alone, key=np.mean))
+    return np.stack(left)

@@ -114,13 +114,13 @@ class Robustness:
         """Right on x and under every attack, [N]: the adversary picks per example.
 
         Only attacks that count. Of a random classifier the share of draws that are
-        right on the point that other draws are wrong on most often.
+        right on the point that other draws are wrong on most often, see `evaluate`.
         """
         found = [(self.clean_correct, self.clean_seen)]
         found += [(a.correct, a.seen) for a in self.attacks if a.counts]
         correct = np.stack([right for right, _ in found])
         seen = np.stack([right if seen is None else seen for right, seen in found])
-        return worst_so_far(correct, seen)[-1]
+        return worst_so_far(correct, seen, self.draws)[-1]
 
 
 def wilson_interval(

@@ -42,8 +42,9 @@ def evaluate(
     batch size, padding nor device count. The last batch is padded, never recompiled.
 
     A random classifier returns draws, [S, B, K] (see `attacks.expectation`). Its
-    figures are shares of draws, the expected accuracy: attacks pick an image's worst
-    point by S // 2 of them, the others judge it. Attacks should climb a `source` with
+    figures are shares of draws, the expected accuracy: the adversary picks an image's
+    worst point by S // 2 of them (or takes one attack for all images, if that does
+    more), the others judge it. Attacks should climb a `source` with
     another key, or they search the draws that judge.
 
     Args:
@@ -183,7 +184,8 @@ def robustness_curve(
 
     rows = [sharding.to_host(curve(key, climbed, predict, batch)) for batch in batches]
     correct, seen = (np.concatenate(part)[:total].T for part in zip(*rows, strict=True))
-    return worst_so_far(correct, seen)
+    draws = num_draws(predict, as_float(jnp.asarray(dataset.images[:1])))
+    return worst_so_far(correct, seen, draws)
 
 
 class _Clean(NamedTuple):

@@ -17,7 +17,7 @@ from robustjax.evaluation import (
     summarise,
     write_report,
 )
-from robustjax.evaluation._judging import judged
+from robustjax.evaluation._judging import judged, worst_so_far
 
 RIGHT = 0.7
 THREAT = threats.linf(0.1)
@@ -133,3 +133,18 @@ def test_the_report_says_how_a_random_classifier_was_judged(dataset, tmp_path):
     sure = dataclasses.replace(result, draws=1)
     write_report(tmp_path, summarise(sure), context={})
     assert "draws" not in (tmp_path / "report.md").read_text()
+
+
+def test_picking_by_few_draws_is_no_worse_than_one_attack_for_all():
+    rng = np.random.default_rng(0)
+    # One attack halves every image's accuracy, nine do next to nothing.
+    chance = np.full((10, 400), 0.95)
+    chance[3] = 0.5
+    seen, correct = (rng.binomial(2, chance) / 2 for _ in range(2))
+    worst = worst_so_far(correct, seen, draws=4)[-1]
+    assert worst.mean() <= correct[3].mean()
+    # Where each image has a worst attack of its own, the adversary finds it.
+    chance = np.where(np.arange(10)[:, None] == np.arange(400) % 10, 0.1, 0.9)
+    seen, correct = (rng.binomial(10, chance) / 10 for _ in range(2))
+    worst = worst_so_far(correct, seen, draws=20)[-1]
+    assert worst.mean() < 0.13
