@@ -15,7 +15,6 @@ from absl import flags
 
 from robustjax import build, cli, evaluation, training
 from robustjax._checks import InputError
-from robustjax.types import LogitsFn
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of train.py.")
 _SUITE = flags.DEFINE_string("suite", "quick", "A name, or the path of a .py file.")
@@ -49,13 +48,10 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
     attack_at = None if radii is None else build.curve_attack(block)
     mesh = training.data_mesh()
     build.check_suite(_SUITE.value)
-
-    def another(other: str) -> LogitsFn:
-        return build.restore(Path(other), mesh).logits_fn
-
     run, step, classifier = build.restore(
         workdir, mesh, config=config, checkpoint=_CHECKPOINT.value
     )
+    another = build.another_run(mesh)
     attacks = build.build_suite(_SUITE.value, block, another, classifier)
     chosen: dict[str, Any] = dict(
         key=jax.random.key(_SEED.value),

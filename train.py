@@ -28,7 +28,8 @@ def train_and_validate(
     """One run from where `workdir` stands to its end; final validation metrics."""
     mesh = training.data_mesh()
     run = build.run(config, mesh, progress_bar=progress_bar)
-    stages = build.build_stages(config, run.splits, run.model, mesh)
+    another = build.another_run(mesh)
+    stages = build.build_stages(config, run.splits, run.model, mesh, another)
     cli.claim(workdir, build.resolved(config))
     state = training.train(
         stages,

@@ -166,7 +166,7 @@ def test_stages_come_in_the_order_of_their_names():
             build.build_stages(config, run.splits, run.model, mesh)
 
 
-def test_a_union_adds_what_it_names_to_the_training_images(monkeypatch):
+def test_a_union_adds_what_it_names_to_the_training_images():
     config = digits_pgd.get_config().unlock()
     config.data.union = ml_collections.ConfigDict(
         {
@@ -174,16 +174,14 @@ def test_a_union_adds_what_it_names_to_the_training_images(monkeypatch):
             "adversarial": {"workdir": "runs/other", "attack": {**PGD, "num_steps": 1}},
         }
     )
-    mesh = training.data_mesh()
     train = build.load_data(config).train.take(slice(6))
     asked = []
 
-    def other(workdir, mesh):
-        asked.append(str(workdir))
-        return SimpleNamespace(logits_fn=logits_fn)
+    def other(workdir):
+        asked.append(workdir)
+        return logits_fn
 
-    monkeypatch.setattr("robustjax.config.runs.restore", other)
-    union = build.build_union(config, train, mesh)
+    union = build.build_union(config, train, other)
     assert asked == ["runs/other"]
     assert len(union) == 18
     np.testing.assert_array_equal(union.labels, np.tile(train.labels, 3))
@@ -191,9 +189,9 @@ def test_a_union_adds_what_it_names_to_the_training_images(monkeypatch):
     np.testing.assert_array_equal(original, train.images)
     assert np.abs(smooth - original).max() > 0.01
     assert 0.05 < np.abs(adversarial - original).max() <= 0.1 + 1e-6
-    again = build.build_union(config, train, mesh)
+    again = build.build_union(config, train, other)
     np.testing.assert_array_equal(again.images, union.images)
-    assert len(build.build_union(config, train, mesh, compute=False)) == 18
+    assert len(build.build_union(config, train, None)) == 18
 
 
 EVALUATION = {"threat": LINF, "step_size": 0.025, "num_steps": 3, "num_restarts": 2}

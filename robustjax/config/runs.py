@@ -12,27 +12,20 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from robustjax import data, defenses, evaluation, models, training
+from robustjax import data, evaluation, models, training
 from robustjax._checks import InputError, one_of
 from robustjax.config import names
-from robustjax.config.attacks import build_attack
+from robustjax.config.attacks import Another, build_attack
 from robustjax.config.blocks import Block, call, make
-from robustjax.config.classifiers import Classifier, build_similarity
-from robustjax.training import sharding
+from robustjax.config.classifiers import Classifier
+from robustjax.config.stages import build_stages
 from robustjax.types import (
     Array,
-    Attack,
-    BatchStream,
-    InputTransform,
     Key,
     LogitsFn,
-    LossFn,
     Model,
     PyTree,
-    Stage,
 )
-
-SELECTIONS = ("last", "validation/clean_accuracy", "validation/robust_accuracy")
 
 Config = Any  # an ml_collections.ConfigDict, whose type hides its fields
 
@@ -93,129 +86,6 @@ def load_data(config: Config) -> data.Splits:
     )
 
 
-def build_stages(
-    config: Config,
-    splits: data.Splits,
-    model: Model,
-    mesh: Mesh,
-    *,
-    compute: bool = True,
-) -> list[Stage]:
-    """The run's stages, `config.stages` naming their blocks in order.
-
-    Without `compute` the images of `config.data.union` are not computed but stand-ins,
-    for those who need to know what a run is like without running it.
-    """
-    train = build_union(config, splits.train, mesh, compute=compute)
-    sharding.check_divides(mesh, batch_size=config.data.batch_size)
-    if not config.stages:
-        raise InputError(
-            f"`stages` must name at least one block, got {config.stages!r}."
-        )
-    stages = []
-    for position, name in enumerate(config.stages):
-        if name not in config:
-            raise InputError(f"`stages` names {name!r}, but there is no config.{name}.")
-        block = config[name]
-        one_of(
-            ("last",) if splits.validation is None else SELECTIONS,
-            selection=block.get("selection", "last"),
-        )
-        given = block.get("data", dict(name="shuffled"))
-        stream, shape = _stream(
-            given, train, config, seed=1000 * config.seed + position
-        )
-        rows = sum(shape.values()) or config.data.batch_size
-        sharding.check_divides(mesh, **{f"{name} batch": rows})
-        total_steps = stream.steps_per_epoch * block.num_epochs
-        trainable = block.get("trainable")
-        apart = ("loss", "optimizer", "data", "trainable")
-        stages.append(
-            call(
-                name,
-                Stage,
-                {k: block[k] for k in block if k not in apart},
-                name=name,
-                loss_fn=build_loss(block.loss, model, **shape),
-                optimizer=build_optimizer(block.optimizer, total_steps=total_steps),
-                data=stream,
-                trainable=None if trainable is None else _parts(tuple(trainable)),
-            )
-        )
-    return stages
-
-
-def build_union(
-    config: Config, train: data.Dataset, mesh: Mesh, *, compute: bool = True
-) -> data.Dataset:
-    """The training images, and what `config.data.union` adds to them.
-
-    Its blocks are transforms by name, and `adversarial`: examples of `attack` against
-    the run in `workdir`. All are computed once, with keys fixed by `config.seed`.
-    """
-    parts = [train]
-    for number, (name, block) in enumerate((config.data.get("union") or {}).items()):
-        given = block.to_dict()
-        if not compute:
-            parts.append(train)
-        elif name == "adversarial":
-            source = restore(Path(given["workdir"]), mesh).logits_fn
-            attack = build_attack(given["attack"]).attack
-            parts.append(_mapped(config, number, train, _crafted(attack, source)))
-        else:
-            transform = make("union", names.TRANSFORMS, {"name": name, **given})
-            fun = functools.partial(_applied, transform)
-            parts.append(_mapped(config, number, train, fun))
-    return train if len(parts) == 1 else data.joined(*parts)
-
-
-def _mapped(config: Config, number: int, train: data.Dataset, fun: Any) -> data.Dataset:
-    key = jax.random.fold_in(jax.random.key(config.seed), 1000 + number)
-    return data.mapped(train, fun, key=key)
-
-
-def _applied(transform: InputTransform, keys: Key, x: Array, y: Array) -> Array:
-    del y
-    return transform.apply((), keys, lambda z: z, x)  # none of them asks the model
-
-
-def _crafted(attack: Attack, source: LogitsFn) -> Any:
-    return lambda keys, x, y: attack(keys, source, x, y)
-
-
-def _stream(
-    block: Block, dataset: data.Dataset, config: Config, *, seed: int
-) -> tuple[BatchStream, dict[str, int]]:
-    """A stage's batches, and what of their shape its loss has to know."""
-    shape = {k: block[k] for k in ("num_templates", "num_queries") if k in block}
-    if block.get("name") == "shuffled":
-        return make(
-            "data",
-            names.STREAMS,
-            block,
-            dataset=dataset,
-            batch_size=config.data.batch_size,
-            seed=seed,
-        ), shape
-    if config.loop.accumulate != 1:
-        raise InputError(
-            f"`loop.accumulate` must be 1 with batches of templates, got "
-            f"{config.loop.accumulate}: a part of one has another number of them."
-        )
-    return make("data", names.STREAMS, block, dataset=dataset, seed=seed), shape
-
-
-def _parts(trained: tuple[str, ...]) -> Callable[[PyTree], PyTree]:
-    """What a stage trains, by the first names of the parameters' paths."""
-
-    def trainable(params: PyTree) -> PyTree:
-        for name in trained:
-            one_of(params, trainable=name)
-        return {name: name in trained for name in params}
-
-    return trainable
-
-
 def build_model(block: Block, *, num_classes: int) -> Model:
     """The classifier of a `model` block, for a data set's number of classes."""
     return models.from_linen(
@@ -253,39 +123,6 @@ def _augmentation(text: str) -> data.Augmentation:
         if name in block
     ]
     return data.chain(*chosen)
-
-
-def build_loss(block: Block, model: Model, **shape: int) -> LossFn:
-    """The loss of a block; `awp` wraps the loss in its own block `loss`.
-
-    `shape` is what the stage's data block says about its batches.
-    """
-    given = dict(block)
-    if given.get("name") == "awp":
-        return defenses.awp(
-            build_loss(given["loss"], model, **shape),
-            **{k: v for k, v in given.items() if k not in ("name", "loss")},
-        )
-    fixed: dict[str, Any] = {"model": model, **shape}
-    if "similarity" in given:
-        fixed["similarity"] = build_similarity(given.pop("similarity"))
-    if "attack" in given:
-        fixed["attack"] = build_attack(given.pop("attack")).attack
-    return make("loss", names.LOSSES, given, **fixed)
-
-
-def build_optimizer(block: Block, *, total_steps: int):
-    """The optimizer of a block, its schedule stretched over `total_steps`."""
-    given = dict(block)
-    schedule = dict(given.pop("schedule", {}))
-    if schedule.get("name") != "constant":
-        schedule["total_steps"] = total_steps
-    return make(
-        "optimizer",
-        names.OPTIMIZERS,
-        given,
-        schedule=make("schedule", names.SCHEDULES, schedule),
-    )
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -346,7 +183,7 @@ def restore(
     config = read_config(workdir) if config is None else config
     described = run(config, mesh)
     state = training.load(
-        build_stages(config, described.splits, described.model, mesh, compute=False),
+        build_stages(config, described.splits, described.model, mesh),
         described.init,
         workdir=workdir,
         checkpoint=checkpoint,
@@ -361,6 +198,11 @@ def restore(
         state.model_state,
     )
     return Restored(described, int(state.step), classifier)
+
+
+def another_run(mesh: Mesh) -> Another:
+    """Finds the classifiers of other runs, for those who attack from them."""
+    return lambda workdir: restore(Path(workdir), mesh).logits_fn
 
 
 def resolved(config: Config) -> dict[str, Any]:
