@@ -185,6 +185,13 @@ def draw_templates(
             f"{labels.shape[0]}, the images, got {needed}."
         )
 
+    return _drawn(size, num_sets, balanced, disjoint, key, labels)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _drawn(
+    size: int, num_sets: int, balanced: bool, disjoint: bool, key: Key, labels: Array
+) -> Array:
     def order(key: Key) -> Array:
         shuffled = jax.random.permutation(key, labels.shape[0])
         if not balanced:
@@ -197,7 +204,7 @@ def draw_templates(
         return shuffled[by_class[jnp.argsort(place, stable=True)]]
 
     if disjoint:
-        return order(key)[:needed].reshape(num_sets, size)
+        return order(key)[: size * num_sets].reshape(num_sets, size)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_sets))
     return jax.vmap(lambda k: order(k)[:size])(keys)
 

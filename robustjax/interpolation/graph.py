@@ -108,6 +108,23 @@ def nearest(
         _checks.positive(recall=recall)
         _checks.fraction(recall=recall)
     rows, points = jax.lax.stop_gradient((jnp.asarray(rows), jnp.asarray(points)))
+    return _nearest(
+        num_neighbors, include_self, recall, rows, points, own, valid, within
+    )
+
+
+# One program for eager callers too, to whom every operation would be one of its own.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _nearest(
+    num_neighbors: int,
+    include_self: bool,
+    recall: float | None,
+    rows: Array,
+    points: Array,
+    own: Array | None,
+    valid: Array | None,
+    within: Array | None,
+) -> Neighbors:
     if own is None:
         own = jnp.full(rows.shape[0], -1, jnp.int32)
     candidates = _search(points, num_neighbors, include_self, valid, recall)

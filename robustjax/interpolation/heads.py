@@ -6,6 +6,7 @@ templates of the same size do not compile again. A template of stacked sets (see
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,6 +16,7 @@ from jax.tree_util import Partial
 
 from robustjax import _checks
 from robustjax._checks import InputError
+from robustjax.interpolation import graph
 from robustjax.interpolation.single import interpolate_singly, own_votes
 from robustjax.interpolation.template import Template
 from robustjax.interpolation.wnll import (
@@ -227,6 +229,11 @@ class _Head:
         return self.kind.queries == "batch"
 
     def __call__(self, template: Template, features: Array, valid: Array) -> Array:
+        graph.features(features=features)
+        return self._answer(template, features, valid)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _answer(self, template: Template, features: Array, valid: Array) -> Array:
         if template.features.ndim == 2:
             scores = self.kind(template, features, valid)
         else:

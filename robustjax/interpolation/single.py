@@ -9,6 +9,8 @@ where w_tq is 0 unless q enters the list of t, and q may become the point that t
 bandwidth of t.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -53,9 +55,16 @@ def interpolate_singly(
     """
     check_call(features, template, num_classes)
     count = template.features.shape[0]
+    extra = extra_weight(template_weight, count, jnp.ones(1, bool))
+    return _interpolate_singly(num_classes, features, template, extra)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _interpolate_singly(
+    num_classes: int, features: Array, template: Template, extra: Array
+) -> tuple[Array, Array]:
     onehot = jax.nn.one_hot(template.labels, num_classes, dtype=features.dtype)
     seen = own_votes(features, template, onehot)
-    extra = extra_weight(template_weight, count, jnp.ones(1, bool))
     back = (1 + extra.astype(features.dtype)) * _from_templates(features, template)
     scores = seen + jnp.matmul(back, onehot, precision=jax.lax.Precision.HIGHEST)
     total = scores.sum(axis=1, keepdims=True)

@@ -15,6 +15,7 @@ et al., 2017). The answer for a query depends on the queries beside it.
 """
 
 import dataclasses
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -170,6 +171,18 @@ def _interpolate(
     """Scores, and all of the diagnostics but the recall."""
     check_call(features, template, num_classes)
     extra = extra_weight(template_weight, len(template.labels), valid)
+    return _solution(num_classes, solver, features, template, valid, extra)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _solution(
+    num_classes: int,
+    solver: Solver,
+    features: Array,
+    template: Template,
+    valid: Array,
+    extra: Array,
+) -> tuple[Array, Diagnostics]:
     system = _system.assemble(features, template, num_classes, valid, extra)
     if solver.dtype is not None:
         system = jax.tree.map(

@@ -342,7 +342,7 @@ def test_attacks_climb_the_exact_gradient_and_trace_once(weights):
     fun = classifier_of(weights, queries="single")
     x_adv = run(fun, x)
     before, after = (objectives.cross_entropy(fun(z), y) for z in (x, x_adv))
-    assert (after > before).mean() > 0.7
+    assert (after > before)[before < 80].mean() > 0.8  # others are at log(tiny)
     other = jax.tree.map(lambda a: 0.9 * a, weights)
     run(classifier_of(other, queries="single"), x)  # other weights, same code
     stacked = stack_templates(
