@@ -233,10 +233,10 @@ def test_every_restart_on_a_view_is_judged(weights):
     x, y = jnp.asarray(subset.images), jnp.asarray(subset.labels)
     each = jax.vmap(jax.random.fold_in, (None, 0))
     keys = each(jax.random.key(0), subset.index.astype(np.uint32))
-    right = np.ones(40, bool)
+    right, run = np.ones(40, bool), jax.jit(named.attack)
     for number in range(3):
         folded = jax.vmap(jax.random.fold_in, (0, None))(jax.random.clone(keys), number)
-        x_adv = named.attack(folded, named.source, x, y)
+        x_adv = run(folded, named.source, x, y)
         right &= np.asarray(classifier.logits_fn(x_adv).argmax(axis=1) == y)
     np.testing.assert_array_equal(result.correct, right)
     again = classifier.logits_fn(jnp.asarray(result.x_adv)).argmax(axis=1) == y
