@@ -9,12 +9,6 @@ import hypothesis
 import jax
 import pytest
 
-# The older code generator of XLA for CPU compiles small programs twice as fast. Those
-# that tests start are compiled as users compile, and so are the tests themselves with
-# `XLA_FLAGS= pytest`.
-FLAGS = os.environ.get("XLA_FLAGS")
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
-
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -22,9 +16,15 @@ jax.config.update("jax_debug_key_reuse", True)
 # collectives until XLA aborts the process.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-if FLAGS is None:
+# Most of the time of small programs is compilation: the older code generator of XLA for
+# CPU and few passes take a fifth of it. Programs that tests start are compiled as users
+# compile them, and so is everything by `XLA_FLAGS= pytest`.
+QUICK = "XLA_FLAGS" not in os.environ
+if QUICK:
+    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
     jax.devices()  # reads the flags, once for all
     del os.environ["XLA_FLAGS"]
+    jax.config.update("jax_disable_most_optimizations", True)
 
 # Compilation makes first examples slow, and seeds from the clock make CI a lottery.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
@@ -32,8 +32,13 @@ hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(scope="module")
-def compile_quickly():
-    """For modules of many small programs, whose time is all LLVM's."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def compile_fully():
+    """For modules whose programs run longer than they compile."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", QUICK)
+
+
+@pytest.fixture
+def compile_quickly():
+    """What every module does by now."""

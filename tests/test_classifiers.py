@@ -21,7 +21,6 @@ from robustjax.data import Dataset
 from robustjax.interpolation import Similarity, interpolate, make_template
 from robustjax.types import is_transductive
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 MODEL = models.from_linen(models.small_cnn(stages=((4,),), dense=8))
 SPLITS = data.load("digits")
 X, Y = jnp.asarray(SPLITS.test.images[:6]), jnp.asarray(SPLITS.test.labels[:6])

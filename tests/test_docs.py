@@ -38,7 +38,6 @@ def test_every_cost_is_what_is_measured():
     check()
 
 
-@pytest.mark.usefixtures("compile_quickly")
 def test_the_python_blocks_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -56,7 +55,6 @@ def test_the_python_blocks_run(tmp_path, monkeypatch):
         build.build_attack(block)
 
 
-@pytest.mark.usefixtures("compile_quickly")
 def test_the_page_on_interpolation_runs():
     names = {}
     for block in blocks("python", INTERPOLATION):

@@ -11,8 +11,6 @@ import pytest
 from robustjax import _gradients, objectives
 from robustjax._gradients import input_gradient, input_jacobian, loop_safe
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 X = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
 W = jax.random.normal(jax.random.key(1), (3, 3, 3, 3)) / 5
 BIAS = jnp.array([0.1, -0.2, 0.3]).reshape(1, 1, 1, 3)

@@ -9,7 +9,6 @@ import pytest
 
 from robustjax import InputError, objectives
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(9, 5)) * 4
 LABELS = RNG.integers(0, 5, 9)

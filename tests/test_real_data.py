@@ -10,13 +10,13 @@ from robustjax import attacks, data, defenses, evaluation, models, threats, trai
 from robustjax.data import Dataset
 
 pytestmark = [
+    pytest.mark.usefixtures("compile_fully"),
     pytest.mark.data,
     pytest.mark.skipif(
         "TFDS_DATA_DIR" not in os.environ,
         reason="set TFDS_DATA_DIR to a directory where TFDS prepared cifar10 and mnist",
     ),
 ]
-
 
 MESH = training.data_mesh(jax.devices()[:1])
 

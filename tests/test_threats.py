@@ -12,7 +12,6 @@ from hypothesis import given, settings
 
 from robustjax import InputError, threats
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 every_threat = pytest.mark.parametrize("name", cases.THREATS)
 SIZE = {"linf": np.inf, "l2": 2, "l1": 1}
 

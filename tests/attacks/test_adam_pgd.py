@@ -8,7 +8,6 @@ import pytest
 from robustjax import InputError, objectives, threats
 from robustjax.attacks.adam_pgd import adam_pgd
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.normal(size=(8, 2))
 X = RNG.uniform(0, 1, (5, 8))

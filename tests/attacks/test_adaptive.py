@@ -19,8 +19,6 @@ WEIGHTS = jax.random.normal(KEYS[1], (9, 4))
 OTHER = jax.random.normal(KEYS[2], (9, 4))
 LINF = threats.linf(0.1)
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def _linear(w, x):
     return (x - 0.5) @ w

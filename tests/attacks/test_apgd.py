@@ -11,7 +11,6 @@ from robustjax import InputError, objectives, threats
 from robustjax.attacks import _apgd, _apgd_l1, _outcome
 from robustjax.attacks.apgd import apgd, apgd_target, apgd_targeted
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 HIDDEN = RNG.normal(size=(12, 9))
 HEAD = RNG.normal(size=(9, 5))

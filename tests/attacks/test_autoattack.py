@@ -21,8 +21,6 @@ X = np.asarray(jax.random.uniform(KEY_X, (12, 6, 6, 1)))
 HIDDEN, HEAD = jax.random.normal(KEY_W, (36, 8)), jax.random.normal(KEY_V, (8, 4))
 LINF = threats.linf(0.05)
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def _network(hidden, head, x):
     return jnp.tanh(0.5 * (x.reshape(x.shape[0], -1) - 0.5) @ hidden) @ head

@@ -9,7 +9,6 @@ from robustjax import InputError, threats
 from robustjax.attacks import _decision
 from robustjax.attacks.boundary import Rate, _count, boundary
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 SIZE = 12
 W = RNG.normal(size=(SIZE, 2))

@@ -10,7 +10,6 @@ from robustjax.attacks.carlini_wagner import carlini_wagner
 from robustjax.attacks.carlini_wagner_fixed import carlini_wagner_fixed
 from robustjax.attacks.carlini_wagner_linf import carlini_wagner_linf
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 KEYS = jax.random.split(jax.random.key(0), 4)
 WEIGHTS = np.asarray(jax.random.normal(KEYS[0], (12, 2)))
 X = jax.random.uniform(KEYS[1], (5, 3, 4, 1), minval=0.3, maxval=0.7)

@@ -10,8 +10,6 @@ HEAD = jax.random.normal(jax.random.key(1), (8, 4))
 X = jax.random.uniform(jax.random.key(2), (16, 6))
 Y = jnp.arange(16) % 4
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def logits_fn(x):
     return jnp.sin(6 * (x @ WEIGHTS)) @ HEAD

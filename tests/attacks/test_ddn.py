@@ -8,7 +8,6 @@ import pytest
 from robustjax import InputError, threats
 from robustjax.attacks.ddn import ddn
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 KEYS = jax.random.split(jax.random.key(0), 4)
 WEIGHTS = np.asarray(jax.random.normal(KEYS[0], (12, 2)))
 X = jax.random.uniform(KEYS[1], (5, 3, 4, 1), minval=0.3, maxval=0.7)

@@ -8,8 +8,6 @@ import pytest
 from robustjax import InputError, threats
 from robustjax.attacks.deepfool import deepfool
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 UNBOUNDED = {"linf": threats.linf(1.0), "l2": threats.l2(jnp.inf)}
 DUAL = {"linf": 1, "l2": 2}
 every_norm = pytest.mark.parametrize("norm", UNBOUNDED)

@@ -65,7 +65,6 @@ def threat_of(name, eps=None):
     return make(radius if eps is None else eps)
 
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 every_attack = pytest.mark.parametrize("name", marked(cases.ATTACKS))
 
 

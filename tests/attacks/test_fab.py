@@ -10,8 +10,6 @@ import pytest
 from robustjax import InputError, threats
 from robustjax.attacks.fab import _start, fab, fab_target, fab_targeted
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 UNBOUNDED = {
     "linf": threats.linf(1.0),
     "l2": threats.l2(jnp.inf),

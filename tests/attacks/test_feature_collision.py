@@ -12,8 +12,6 @@ from robustjax.attacks.feature_collision import (
     feature_collision,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 KEYS = jax.random.split(jax.random.key(0), 4)
 X = jax.random.uniform(KEYS[0], (4, 6, 5, 1), minval=0.3, maxval=0.7)
 POOL = jax.random.uniform(KEYS[1], (8, 6, 5, 1))

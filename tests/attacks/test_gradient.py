@@ -8,7 +8,6 @@ import pytest
 
 from robustjax import attacks, objectives, threats
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 W = np.array([[1.0, -2.0], [0.5, 3.0], [-1.0, 0.25], [2.0, 1.0]])
 X = RNG.uniform(0.3, 0.7, (5, 4))

@@ -16,7 +16,6 @@ from robustjax.attacks.hop_skip_jump import (
     hop_skip_jump,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 SIZE = 12
 W = np.float32(RNG.normal(size=(SIZE, 2)))

@@ -9,8 +9,6 @@ from robustjax import InputError
 from robustjax.attacks import _warp
 from robustjax.attacks.input_diversity import gaussian_kernel, resize_and_pad
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 X = jax.random.uniform(jax.random.key(0), (64, 6, 8, 2), minval=0.1, maxval=1.0)
 
 

@@ -16,8 +16,6 @@ HIDDEN = jax.random.normal(KEYS[1], (9, 6))
 HEAD = jax.random.normal(KEYS[2], (6, 4))
 IMAGE_KEYS = jax.random.split(KEYS[3], 8)
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def logits_fn(x):
     return jnp.tanh((x.reshape(-1, 9) - 0.5) @ HIDDEN) @ HEAD

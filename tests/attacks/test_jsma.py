@@ -8,8 +8,6 @@ import pytest
 from robustjax import InputError
 from robustjax.attacks.jsma import _best_pair, jsma
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 RNG = np.random.default_rng(0)
 HIDDEN, HEAD = RNG.normal(size=(12, 7)), RNG.normal(size=(7, 4))
 X = np.clip(RNG.uniform(-0.1, 1.1, (6, 3, 2, 2)), 0, 1)

@@ -14,8 +14,6 @@ from robustjax.attacks.input_diversity import (
 )
 from robustjax.attacks.transferable import transferable
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 KEYS = jax.random.split(jax.random.key(3), 6)
 X = jax.random.uniform(KEYS[0], (3, 6, 5, 2), minval=0.2, maxval=0.8)
 Y = jnp.array([0, 1, 2])

@@ -8,8 +8,6 @@ import pytest
 from robustjax import InputError, attacks, threats
 from robustjax.attacks import noise
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 X = jax.random.uniform(jax.random.key(0), (5, 6, 5, 3), minval=0.3, maxval=0.7)
 Y = jnp.zeros(5, jnp.int32)
 

@@ -14,7 +14,6 @@ from robustjax.attacks.pixel import (
     single_pixel,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 X = jax.random.uniform(jax.random.key(0), (4, 6, 5, 3), minval=0.3, maxval=0.7)
 Y = jnp.zeros(4, jnp.int32)
 ROWS, COLUMNS = np.array([0, 5, 2, 3]), np.array([4, 0, 2, 1])

@@ -8,8 +8,6 @@ import pytest
 from robustjax import InputError
 from robustjax.attacks.rotation_translation import moved, rotation_translation
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 KEYS = jax.random.split(jax.random.key(0))
 X = jax.random.uniform(KEYS[0], (5, 6, 7, 2))
 WEIGHTS = jax.random.normal(KEYS[1], (84, 3))

@@ -11,7 +11,6 @@ import pytest
 from robustjax import InputError, objectives, threats
 from robustjax.attacks.spsa import estimate_gradient, nes, spsa
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 W = np.float32(RNG.normal(size=(6, 2)))
 X = np.float32(RNG.uniform(0.3, 0.7, (4, 6)))

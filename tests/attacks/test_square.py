@@ -11,7 +11,6 @@ from robustjax import InputError, threats
 from robustjax.attacks import _square_windows
 from robustjax.attacks.square import _stages, square
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 SHAPE = (4, 8, 6, 2)
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(np.prod(SHAPE[1:]), 3))

@@ -10,8 +10,6 @@ from robustjax import InputError
 from robustjax.attacks import _warp
 from robustjax.attacks.stadv import _read, _roughness, stadv
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 KEYS = jax.random.split(jax.random.key(0), 3)
 X = jax.random.uniform(KEYS[0], (4, 6, 5, 2))
 WEIGHTS = jax.random.normal(KEYS[1], (60, 3))

@@ -12,8 +12,6 @@ from robustjax.attacks.universal import (
     universal_perturbation,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 KEYS = jax.random.split(jax.random.key(0), 3)
 X = jax.random.uniform(KEYS[0], (11, 6, 5, 1), minval=0.3, maxval=0.7)
 HIDDEN = jax.random.normal(KEYS[1], (30, 8)) * 0.4

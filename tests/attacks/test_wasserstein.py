@@ -9,8 +9,6 @@ from robustjax import InputError
 from robustjax.attacks import wasserstein
 from robustjax.attacks.wasserstein import wasserstein_pgd
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 KEYS = jax.random.split(jax.random.key(0))
 X = jax.random.uniform(KEYS[0], (3, 5, 4, 2), maxval=0.9).at[0, 0, 0, 0].set(0.0)
 Y = jnp.array([0, 1, 0])

@@ -12,7 +12,6 @@ from robustjax.attacks import pgd
 from robustjax.training import sharding
 from robustjax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 every_defense = pytest.mark.parametrize("name", cases.DEFENSES)
 BATCH = cases.fake_batch()
 

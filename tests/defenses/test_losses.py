@@ -12,7 +12,6 @@ from robustjax import attacks, defenses, models, objectives, threats
 from robustjax.defenses.mart import mart_terms
 from robustjax.types import AdversarialLoss, Batch, LossAux, Model, ModelOutput
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 BATCH = cases.fake_batch(8)
 RNG = np.random.default_rng(0)
 CLEAN, ADV = RNG.normal(size=(2, 7, 5)) * 3

@@ -13,7 +13,6 @@ from robustjax.interpolation import Similarity, interpolate, make_template
 from robustjax.training import sharding
 from robustjax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 LIKENESS = Similarity(num_neighbors=6, bandwidth_rank=3)
 MODEL = models.from_linen(
     models.small_cnn(num_classes=4, stages=((4,),), dense=8, buffer=1)

@@ -23,8 +23,6 @@ KEYS = jax.random.split(jax.random.key(0), 3)
 HIDDEN, HEAD = jax.random.normal(KEYS[1], (9, 8)), jax.random.normal(KEYS[2], (8, 4))
 X = np.asarray(jax.random.uniform(KEYS[0], (16, 3, 3, 1)))
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def logits_fn(x):
     return jnp.tanh((x.reshape(x.shape[0], -1) - 0.5) @ HIDDEN) @ HEAD

@@ -26,7 +26,6 @@ from robustjax.information import (
     smile,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 N, U, L, M = 6, 5, 4, 3
 RNG = np.random.default_rng(0)
 LOCAL, GLOBAL = RNG.normal(size=(N, U, L)), RNG.normal(size=(N, U, M))

@@ -26,9 +26,6 @@ RNG = np.random.default_rng(0)
 NUM_POINTS, NUM_ROWS, SIZE = 600, 40, 5  # enough points for the threshold
 
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
-
 @functools.cache
 def compiled(include_self=True, recall=None):
     options = dict(include_self=include_self, recall=recall)

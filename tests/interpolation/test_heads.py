@@ -33,8 +33,6 @@ LABELS = jnp.asarray(np.concatenate([np.arange(4), RNG.integers(0, 4, 56)]))
 SHORT = Similarity(num_neighbors=5, bandwidth_rank=3)
 EVERYONE = jnp.ones(30, bool)
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 @pytest.fixture
 def float64():

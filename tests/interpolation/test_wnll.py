@@ -33,9 +33,6 @@ LABELS = np.concatenate([np.arange(4), RNG.integers(0, 4, 56)])
 SHORT = Similarity(num_neighbors=5, bandwidth_rank=3)
 
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
-
 @pytest.fixture
 def float64():
     with jax.enable_x64(True):

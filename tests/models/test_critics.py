@@ -10,7 +10,6 @@ import pytest
 from robustjax import InputError
 from robustjax.models import GlobalCritic, InternalCritic, LocalCritic, mi_estimator
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 UNITS = 12
 WRONG: Any = "test"
 ESTIMATOR = mi_estimator(LocalCritic(UNITS, widths=(3, 5)), GlobalCritic(UNITS))
