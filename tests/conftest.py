@@ -37,8 +37,3 @@ def compile_fully():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", QUICK)
-
-
-@pytest.fixture
-def compile_quickly():
-    """What every module does by now."""

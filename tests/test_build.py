@@ -205,6 +205,7 @@ def test_every_suite_builds(suite):
             features_fn=lambda z: z, images=jnp.zeros((2, 1)), labels=jnp.arange(2)
         )
         views = SimpleNamespace(
+            is_random=False,
             has_head=True,
             has_transform=True,
             view=lambda changes: logits_fn,

@@ -14,7 +14,7 @@ examples that x_adv fools, S those that survive it, R both (right on x):
                     T_S = 8 |1 - cos(c, d)| - 0.1 sum_S d / |S|
 """
 
-from typing import Literal
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +44,103 @@ from robustjax.types import (
     PyTree,
 )
 
-CriticObjective = Literal["released", "separate", "maximise", "maximise_released"]
+CriticObjective = Callable[[Information, Selection], tuple[Array, Array]]
+"""Estimates and masks to the losses of the natural and the adversarial critic."""
+
 _DV = information.dv()
+
+
+def released(
+    *,
+    cosine_fooled: float = 5.0,
+    cosine_survived: tuple[float, float] = (5.0, 8.0),
+    survived: float = 0.5,
+    survived_information: float = 0.1,
+) -> CriticObjective:
+    """What stands for eq. (5) in the released code, whose subtraction is not there.
+
+    A mask that selects nothing is a term of 0; if no example is right on x at all, the
+    losses are the plain means of a and d.
+
+    Args:
+      cosine_fooled: Weight of the cosines in T_W.
+      cosine_survived: Of those in T_S, natural and adversarial.
+      survived: Of T_S.
+      survived_information: Of the sum in the adversarial T_S.
+
+    Raises:
+      InputError: a weight is below 0.
+    """
+    of_natural, of_adversarial = cosine_survived
+    _checks.non_negative(
+        cosine_fooled=cosine_fooled,
+        survived=survived,
+        survived_information=survived_information,
+    )
+    _checks.non_negative(**{"cosine_survived[0]": of_natural})
+    _checks.non_negative(**{"cosine_survived[1]": of_adversarial})
+
+    def objective(known: Information, on: Selection) -> tuple[Array, Array]:
+        a, b, c, d = (-values for values in known)
+        right = jnp.maximum(on.right.sum(), 1)
+        natural = _both(
+            on,
+            cosine_fooled * jnp.abs(batch_cosine(a, b, on.fooled))
+            + masked_sum(a, on.fooled) / right,
+            of_natural * jnp.abs(1 - batch_cosine(a, b, on.survived))
+            + masked_sum(a, on.survived) / right,
+            survived,
+        )
+        adversarial = _both(
+            on,
+            cosine_fooled * jnp.abs(batch_cosine(d, c, on.fooled))
+            + masked_mean(d, on.fooled),
+            of_adversarial * jnp.abs(1 - batch_cosine(c, d, on.survived))
+            - survived_information * masked_mean(d, on.survived),
+            survived,
+        )
+        some = on.right.any()
+        return (
+            jnp.where(some, natural, a.mean()),
+            jnp.where(some, adversarial, d.mean()),
+        )
+
+    return objective
+
+
+def _both(on: Selection, fooled: Array, survived: Array, weight: float) -> Array:
+    """The terms of those that there are."""
+    fooled = jnp.where(on.fooled.any(), fooled, 0.0)
+    return fooled + weight * jnp.where(on.survived.any(), survived, 0.0)
+
+
+def separate(known: Information, on: Selection) -> tuple[Array, Array]:
+    """Eq. (5) as the paper writes it."""
+    return (
+        masked_mean(known.natural_adv - known.natural_clean, on.fooled),
+        masked_mean(known.adversarial_clean - known.adversarial_adv, on.fooled),
+    )
+
+
+def maximise(known: Information, on: Selection) -> tuple[Array, Array]:
+    """Eq. (4) on all images, "MIM"."""
+    del on
+    return -known.natural_clean.mean(), -known.adversarial_adv.mean()
+
+
+def maximise_released(known: Information, on: Selection) -> tuple[Array, Array]:
+    """Eq. (4) in the released code: a over R, d over what is wrong on x_adv."""
+
+    def over(values: Array, mask: Array) -> Array:
+        return -jnp.where(mask.any(), masked_mean(values, mask), values.mean())
+
+    return (
+        over(known.natural_clean, on.right),
+        over(known.adversarial_adv, on.wrong_adv),
+    )
+
+
+_RELEASED = released()
 
 
 def critics(
@@ -54,11 +149,7 @@ def critics(
     natural: MIEstimator,
     adversarial: MIEstimator,
     *,
-    objective: CriticObjective = "released",
-    cosine_fooled: float = 5.0,
-    cosine_survived: tuple[float, float] = (5.0, 8.0),
-    survived: float = 0.5,
-    survived_information: float = 0.1,
+    objective: CriticObjective = _RELEASED,
     bound: Bound = _DV,
     predictor: Predictor = "argmax",
     block_size: int | None = None,
@@ -67,22 +158,14 @@ def critics(
 
     The classifier is used in eval mode and gets no gradient; critics are in train mode.
     Their parameters are disjoint, so one step on the sum is one on each, as the code
-    does it. Nothing selected is a term of 0; if no example is right on x at all, the
-    released objectives take the plain mean of a and d.
+    does it.
 
     Args:
       reference: The trained classifier.
       attack: Makes x_adv against it.
       natural: The critic of x.
       adversarial: The critic of x_adv - x.
-      objective: "released", what stands for eq. (5) in the code, whose subtraction is
-        not there; "separate", eq. (5) as the paper writes it; "maximise", eq. (4) on
-        all images; "maximise_released", the code's eq. (4): a over R, d over what is
-        wrong on x_adv.
-      cosine_fooled: Weight of the cosines in T_W.
-      cosine_survived: Of those in T_S, natural and adversarial.
-      survived: Of T_S.
-      survived_information: Of the sum in the adversarial T_S.
+      objective: `released()`, `separate`, `maximise`, `maximise_released` or one's own.
       bound: Of the estimates.
       predictor: How examples are selected.
       block_size: See `information.estimates`.
@@ -101,22 +184,7 @@ def critics(
       >>> critic = models.mi_estimator(models.LocalCritic(64), models.GlobalCritic(64))
       >>> loss_fn = critics(reference, attack, critic, critic)
     """
-    _checks.one_of(_OBJECTIVES, objective=objective)
     _checks.one_of(("argmax", "batch_softmax"), predictor=predictor)
-    _checks.non_negative(
-        cosine_fooled=cosine_fooled,
-        survived=survived,
-        survived_information=survived_information,
-    )
-    of_natural, of_adversarial = cosine_survived
-    _checks.non_negative(**{"cosine_survived[0]": of_natural})
-    _checks.non_negative(**{"cosine_survived[1]": of_adversarial})
-    weights = dict(
-        fooled=cosine_fooled,
-        survived=survived,
-        cosines=(of_natural, of_adversarial),
-        information=survived_information,
-    )
     estimators = {"natural": natural, "adversarial": adversarial}
 
     def loss_fn(
@@ -137,7 +205,7 @@ def critics(
             )
         known = Information(*found["natural"], *found["adversarial"])
         selection = _information.select(logits, batch.y, predictor)
-        losses = _OBJECTIVES[objective](known, selection, weights)
+        losses = objective(known, selection)
         metrics = {f"loss/{n}": v for n, v in zip(estimators, losses, strict=True)}
         metrics |= {f"information/{n}": v.mean() for n, v in known._asdict().items()}
         metrics["share/fooled"] = selection.fooled.mean()
@@ -145,66 +213,3 @@ def critics(
         return sum(losses, jnp.zeros(())), LossAux(new, metrics)
 
     return loss_fn
-
-
-def _separate(known: Information, on: Selection, _: dict) -> tuple[Array, Array]:
-    """Eq. (5)."""
-    return (
-        masked_mean(known.natural_adv - known.natural_clean, on.fooled),
-        masked_mean(known.adversarial_clean - known.adversarial_adv, on.fooled),
-    )
-
-
-def _maximise(known: Information, _: Selection, __: dict) -> tuple[Array, Array]:
-    """Eq. (4)."""
-    return -known.natural_clean.mean(), -known.adversarial_adv.mean()
-
-
-def _maximise_released(
-    known: Information, on: Selection, _: dict
-) -> tuple[Array, Array]:
-    def over(values: Array, mask: Array) -> Array:
-        return -jnp.where(mask.any(), masked_mean(values, mask), values.mean())
-
-    return (
-        over(known.natural_clean, on.right),
-        over(known.adversarial_adv, on.wrong_adv),
-    )
-
-
-def _released(known: Information, on: Selection, weights: dict) -> tuple[Array, Array]:
-    a, b, c, d = (-values for values in known)
-    right = jnp.maximum(on.right.sum(), 1)
-    of_natural, of_adversarial = weights["cosines"]
-    natural = _both(
-        on,
-        weights["fooled"] * jnp.abs(batch_cosine(a, b, on.fooled))
-        + masked_sum(a, on.fooled) / right,
-        of_natural * jnp.abs(1 - batch_cosine(a, b, on.survived))
-        + masked_sum(a, on.survived) / right,
-        weights["survived"],
-    )
-    adversarial = _both(
-        on,
-        weights["fooled"] * jnp.abs(batch_cosine(d, c, on.fooled))
-        + masked_mean(d, on.fooled),
-        of_adversarial * jnp.abs(1 - batch_cosine(c, d, on.survived))
-        - weights["information"] * masked_mean(d, on.survived),
-        weights["survived"],
-    )
-    some = on.right.any()
-    return jnp.where(some, natural, a.mean()), jnp.where(some, adversarial, d.mean())
-
-
-def _both(on: Selection, fooled: Array, survived: Array, weight: float) -> Array:
-    """The terms of those that there are."""
-    fooled = jnp.where(on.fooled.any(), fooled, 0.0)
-    return fooled + weight * jnp.where(on.survived.any(), survived, 0.0)
-
-
-_OBJECTIVES = {
-    "released": _released,
-    "separate": _separate,
-    "maximise": _maximise,
-    "maximise_released": _maximise_released,
-}

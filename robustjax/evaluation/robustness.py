@@ -246,7 +246,8 @@ def _attacked(
 
         return jax.tree.map(pick, found, kept), None
 
-    start = (x, judged(judges, x, batch.y))
+    # Of the right types; what is judged here is not computed.
+    start = (x, jax.tree.map(jnp.ones_like, judged(judges, x, batch.y)))
     (x_adv, verdict), _ = jax.lax.scan(again, start, jnp.arange(repeats))
     return _found(verdict, x_adv, x, keep)
 

@@ -28,7 +28,6 @@ X = np.random.default_rng(0).random((3, 8, 8, 3))
 SINGLE = jnp.asarray(X, jnp.float32)
 MASK = np.random.default_rng(1).random((3, 8, 8, 3)) < 0.5
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 combinations = pytest.mark.parametrize(
     ("masked", "data_term", "penalty"),
