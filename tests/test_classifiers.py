@@ -351,7 +351,7 @@ def test_templates_drawn_anew_are_judged_by_expected_accuracy(weights):
     )
     assert result.draws == 4
     for attack in result.attacks:
-        # Two draws judge.
+        # Of four draws two judge.
         assert set(np.unique(attack.correct)) <= {0.0, 0.5, 1.0}
         assert attack.correct.mean() <= result.clean_correct.mean()
 

@@ -63,7 +63,7 @@ class Classifier:
         self._transform = _dict(config.get("transform") or {})
         self.has_head = self._head.name != "linear"
         self.has_transform = bool(self._transform)
-        draws = (config.get("evaluation") or {}).get("draws", 20)
+        draws = (config.get("evaluation") or {}).get("draws", 30)
         positive_int(**{"evaluation.draws": draws})
         # Without a mask every draw is the same.
         masked = self.has_transform and self._transform.get("p_drop") != 0

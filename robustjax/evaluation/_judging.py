@@ -2,9 +2,9 @@
 
 A random defense draws anew at each call. What counts is then the expected accuracy on
 the points that the adversary hands in, and expectation is over draws that it has not
-seen. It picks among its points by one half of the draws, and the other half judges: a
-minimum over noisy shares, taken on the draws that are also reported, would be lower
-than what any point deserves.
+seen. The draws are cut in three: by one part an attack picks among its own runs, by one
+the adversary picks among attacks, and the last one judges. A minimum over noisy shares
+that are picked by or reported as they are would be lower than what any point deserves.
 """
 
 import functools
@@ -24,11 +24,13 @@ class Verdict(NamedTuple):
     Attributes:
       correct: Whether the classifier is right, [B] bool; of a random one the share of
         the judging draws that are, [B] float32.
-      seen: The same on the draws by which the adversary picks.
+      seen: The same on the draws by which the adversary picks among attacks.
+      own: The same on those by which an attack picks among its runs.
     """
 
     correct: Array
     seen: Array
+    own: Array
 
 
 def judged(judges: tuple[LogitsFn, ...], x: Array, y: Array) -> Verdict:
@@ -39,14 +41,17 @@ def judged(judges: tuple[LogitsFn, ...], x: Array, y: Array) -> Verdict:
 def _judged(logits: Array, y: Array) -> Verdict:
     if logits.ndim != 3:
         right = ~broken(logits, y)
-        return Verdict(right, right)
+        return Verdict(right, right, right)
     right = jax.vmap(lambda draw: ~broken(draw, y))(logits)
-    half = len(right) // 2
-    return Verdict(right[half:].mean(axis=0), right[: max(half, 1)].mean(axis=0))
+    third = max(len(right) // 3, 1)
+    own = right[:third]
+    seen = right[third : 2 * third] if len(right) > 2 else own
+    correct = right[2 * third :] if len(right) > 2 else right[-1:]
+    return Verdict(*(part.mean(axis=0) for part in (correct, seen, own)))
 
 
 def _worse(one: Verdict, other: Verdict) -> Verdict:
-    take = other.seen < one.seen
+    take = other.own < one.own
     return Verdict(*(jnp.where(take, o, v) for v, o in zip(one, other, strict=True)))
 
 
@@ -60,25 +65,23 @@ def worst_so_far(correct: np.ndarray, seen: np.ndarray, draws: int = 1) -> np.nd
     """What is left of `correct` [A, N] under the first a + 1 attacks, for every a.
 
     The adversary takes each image's worst attack by `seen`, of equals the one that is
-    stronger on all images, as if one more draw had gone as on average; or the same
-    attack for all images, where picking by few draws would do worse.
+    stronger on all images, as if one more draw had gone as on average; or one attack
+    for all images, where picking by few draws does worse.
 
     Args:
       correct: Shares of the judging draws.
-      seen: Those of the others.
-      draws: Of both together.
+      seen: Those of the draws to pick by.
+      draws: Of all.
 
     Example:
       >>> correct = np.array([[True, True], [False, True], [True, False]])
       >>> worst_so_far(correct, correct).tolist()
       [[True, True], [False, True], [False, False]]
     """
-    strength = seen.mean(axis=1, keepdims=True)
-    score = max(draws // 2, 1) * seen + strength
+    score = max(draws // 3, 1) * seen + seen.mean(axis=1, keepdims=True)
     left = []
     for count in range(1, len(seen) + 1):
         picked = score[:count].argmin(axis=0)
         by_image = np.take_along_axis(correct, picked[None], axis=0)[0]
-        alone = correct[strength[:count].argmin()]
-        left.append(min(by_image, alone, key=np.mean))
+        left.append(min(by_image, *correct[:count], key=np.mean))
     return np.stack(left)

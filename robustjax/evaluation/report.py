@@ -229,8 +229,8 @@ def _markdown(summary: Mapping, context: Mapping, curve: Mapping | None) -> str:
         lines += [
             "",
             "The classifier is random: accuracies are shares of its draws. Of "
-            f"{summary['draws']} per image, the adversary picks among its points by "
-            "the first half; the others judge.",
+            f"{summary['draws']} per image, attacks pick among their runs by a third, "
+            "the adversary among attacks by another; the rest judge.",
         ]
     lines += ["", "## Attacks", ""]
     for row in summary["rows"]:

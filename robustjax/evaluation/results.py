@@ -98,7 +98,7 @@ class Robustness:
       clean_seconds: Wall time of the clean pass.
       attacks: One result each, in the order run.
       clean_seen: As `AttackResult.seen`.
-      draws: Of a random classifier, half of them seen by the adversary; else 1.
+      draws: Of a random classifier, a third of which judges; else 1.
     """
 
     index: np.ndarray

@@ -42,10 +42,10 @@ def evaluate(
     batch size, padding nor device count. The last batch is padded, never recompiled.
 
     A random classifier returns draws, [S, B, K] (see `attacks.expectation`). Its
-    figures are shares of draws, the expected accuracy: the adversary picks an image's
-    worst point by S // 2 of them (or takes one attack for all images, if that does
-    more), the others judge it. Attacks should climb a `source` with
-    another key, or they search the draws that judge.
+    figures are shares of draws, the expected accuracy: an attack picks among its runs
+    by S // 3 of them, the adversary among attacks by as many (or takes one attack for
+    all images, if that does more), the others judge. Attacks should climb a `source`
+    with another key, or they search the draws that judge.
 
     Args:
       logits_fn: The classifier; `models.logits_fn(...)` keeps weights out of the
@@ -183,7 +183,9 @@ def robustness_curve(
         return jax.tree.map(jnp.transpose, jax.vmap(at)(jnp.asarray(radii)))
 
     rows = [sharding.to_host(curve(key, climbed, predict, batch)) for batch in batches]
-    correct, seen = (np.concatenate(part)[:total].T for part in zip(*rows, strict=True))
+    correct, seen, _ = (
+        np.concatenate(part)[:total].T for part in zip(*rows, strict=True)
+    )
     draws = num_draws(predict, as_float(jnp.asarray(dataset.images[:1])))
     return worst_so_far(correct, seen, draws)
 
@@ -238,8 +240,8 @@ def _attacked(
 
     def again(kept: tuple[Array, Verdict], number: Array):
         found = run(jax.vmap(jax.random.fold_in, (0, None))(keys, number))
-        before, seen = kept[1].seen, found[1].seen
-        take = (before > 0) & (seen <= before)
+        before, own = kept[1].own, found[1].own
+        take = (before > 0) & (own <= before)
 
         def pick(new: Array, old: Array) -> Array:
             return jnp.where(take.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
@@ -341,7 +343,7 @@ def _staged(
         log=log,
     )
     seconds = time.monotonic() - start
-    verdict = Verdict(*map(jnp.asarray, (outcome.correct, outcome.correct)))
+    verdict = Verdict(*map(jnp.asarray, (outcome.correct,) * 3))
     if named.source is not None or named.judges or draws > 1:
         moved = dataclasses.replace(
             dataset.take(slice(total)), images=np.asarray(outcome.x_adv, np.float32)

@@ -43,7 +43,7 @@ def noisy(keys, x):
 
 
 def run(fun, dataset, named, **rest):
-    predict = expectation(fun, jax.random.key(1), 20)
+    predict = expectation(fun, jax.random.key(1), 30)
     mesh = training.data_mesh(jax.devices()[:1])
     return evaluate(
         predict, dataset, named, key=jax.random.key(0), mesh=mesh, batch_size=64, **rest
@@ -68,10 +68,12 @@ def restarted(num):
 
 def test_many_attacks_find_no_unlucky_draws(dataset):
     result = run(coin, dataset, [wiggle(i) for i in range(8)] + [restarted(20)])
-    # 200 images, half of 20 draws each: a standard deviation of 0.01.
-    assert result.draws == 20
+    # 200 images, a third of 30 draws each: a standard deviation of 0.01.
+    assert result.draws == 30
     assert abs(result.clean_correct.mean() - RIGHT) < 0.04
     assert abs(result.attacks[-1].correct.mean() - RIGHT) < 0.04
+    # Nor do many runs of one attack look stronger to the adversary than they are.
+    assert abs(result.attacks[-1].seen.mean() - RIGHT) < 0.04
     assert abs(result.worst_case_correct.mean() - RIGHT) < 0.04
     # What is judged by the draws that the adversary picks by would be far lower.
     seen = np.min([a.seen for a in result.attacks], axis=0)
@@ -90,7 +92,7 @@ def test_what_an_attack_breaks_in_every_draw_is_broken(dataset):
     assert 0.2 < between.mean() < 0.8
     summary = summarise(result)
     row = summary["rows"][-1]
-    assert summary["draws"] == 20
+    assert summary["draws"] == 30
     assert row["accuracy"] == pytest.approx(result.worst_case_correct.mean())
     assert row["interval"][0] < row["accuracy"] < row["interval"][1]
 
@@ -98,7 +100,7 @@ def test_what_an_attack_breaks_in_every_draw_is_broken(dataset):
 def test_a_curve_of_a_random_classifier(dataset):
     def curve(fun):
         return robustness_curve(
-            expectation(fun, jax.random.key(1), 20),
+            expectation(fun, jax.random.key(1), 30),
             dataset,
             lambda eps: attacks.fgsm(threats.linf(eps)),
             [0.0, 0.05, 0.1, 0.15, 0.3],
@@ -129,7 +131,7 @@ def test_draws_that_are_all_the_same_are_one_classifier(dataset):
 def test_the_report_says_how_a_random_classifier_was_judged(dataset, tmp_path):
     result = run(coin, dataset, [wiggle(1)], num_examples=50)
     write_report(tmp_path, summarise(result), context={})
-    assert "Of 20 per image" in (tmp_path / "report.md").read_text()
+    assert "Of 30 per image" in (tmp_path / "report.md").read_text()
     sure = dataclasses.replace(result, draws=1)
     write_report(tmp_path, summarise(sure), context={})
     assert "draws" not in (tmp_path / "report.md").read_text()
@@ -141,10 +143,10 @@ def test_picking_by_few_draws_is_no_worse_than_one_attack_for_all():
     chance = np.full((10, 400), 0.95)
     chance[3] = 0.5
     seen, correct = (rng.binomial(2, chance) / 2 for _ in range(2))
-    worst = worst_so_far(correct, seen, draws=4)[-1]
+    worst = worst_so_far(correct, seen, draws=6)[-1]
     assert worst.mean() <= correct[3].mean()
     # Where each image has a worst attack of its own, the adversary finds it.
     chance = np.where(np.arange(10)[:, None] == np.arange(400) % 10, 0.1, 0.9)
     seen, correct = (rng.binomial(10, chance) / 10 for _ in range(2))
-    worst = worst_so_far(correct, seen, draws=20)[-1]
+    worst = worst_so_far(correct, seen, draws=30)[-1]
     assert worst.mean() < 0.13
