@@ -60,6 +60,7 @@ def base(eps: float) -> ml_collections.ConfigDict:
         num_steps=40,
         num_restarts=5,
         batch_size=512,
+        draws=30,  # of a random classifier, per image
     )
     return config
 

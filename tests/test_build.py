@@ -205,10 +205,11 @@ def test_every_suite_builds(suite):
             features_fn=lambda z: z, images=jnp.zeros((2, 1)), labels=jnp.arange(2)
         )
         views = SimpleNamespace(
-            is_random=False,
+            random_view=None,
             has_head=True,
             has_transform=True,
             view=lambda changes: logits_fn,
+            judge=lambda changes: logits_fn,
             guides=lambda: guides | {"num_targets": 2},
         )
     attacks = build.build_suite(suite, EVALUATION, None, views)

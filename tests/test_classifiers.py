@@ -300,12 +300,11 @@ def test_a_transform_keeps_a_batch_transductive(weights):
     assert (classifier.has_head, classifier.has_transform) == (True, True)
     assert not is_transductive(classifier.logits_fn)
     assert is_transductive(classifier.view(dict(queries="batch")))
-    both = dict(num_sets=3, average="draws", samples=2)
-    assert classifier.view(both)(X).shape == (6, 6, 10)
+    assert classifier.view(dict(samples=2))(X).shape == (2, 6, 10)
     answers = np.asarray(classifier.logits_fn(X))
     assert answers.shape == (4, 6, 10)
     past = classifier.view(dict(transform=None))
-    seen = classifier.view({})
+    seen = classifier.view(dict(samples=1))
     # Masks differ by draw, and attacks see others than those that judge.
     for one, other in ((past(X), answers[0]), (answers[0], answers[1])):
         assert np.abs(one - other).max() > 1e-3
@@ -325,13 +324,16 @@ def test_a_transform_without_a_mask_is_not_random(weights):
         }
     )
     classifier = build.build_classifier(config, SPLITS, MODEL, *weights)
-    assert (classifier.is_random, classifier.source) == (False, None)
+    assert (classifier.random_view, classifier.source) == (None, None)
     assert classifier.logits_fn(X).shape == (6, 10)
 
 
 def test_templates_drawn_anew_are_judged_by_expected_accuracy(weights):
     classifier = built(weights, average="draws", num_sets=4)
-    assert classifier.is_random
+    assert classifier.random_view == {}
+    single = built(weights, average="draws")
+    assert (single.random_view, single.source) == (None, None)
+    np.testing.assert_array_equal(single.view({})(X), single.logits_fn(X))
     judged, seen = (np.asarray(f(X)) for f in (classifier.logits_fn, classifier.source))
     assert judged.shape == seen.shape == (4, 6, 10)
     assert np.abs(judged[:, None] - seen[None]).max(axis=(2, 3)).min() > 1e-3

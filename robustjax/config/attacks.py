@@ -25,10 +25,14 @@ class Views(Protocol):
 
     has_head: bool
     has_transform: bool
-    is_random: bool
+    random_view: Mapping[str, Any] | None
 
     def view(self, changes: Block, /) -> LogitsFn:
         """The classifier with these changes."""
+        ...
+
+    def judge(self, changes: Block, /) -> LogitsFn:
+        """The same as a judge."""
         ...
 
     def guides(self) -> dict[str, Any]:
@@ -69,8 +73,8 @@ def build_attack(
     label = given.pop("label", None)
     view, joint = given.pop("view", None), given.pop("perturb_templates", False)
     judges = given.pop("judges", ())
-    if views is not None and views.is_random and view is None and not joint:
-        view = {}  # other random draws than those that judge
+    if views is not None and view is None and not joint:
+        view = views.random_view  # other random draws than those that judge
     inside = view is not None or joint or judges
     inside = inside or given.get("name") in _LOOKS_INSIDE
     if views is None and inside:
@@ -107,7 +111,7 @@ def build_attack(
     others = ()
     if views is not None and judges:
         parameters["judges"] = _plain(judges)
-        others = tuple(views.view(judge) for judge in judges)
+        others = tuple(views.judge(judge) for judge in judges)
     return NamedAttack(
         *(name, attack, parameters, counts, norm, radii),
         source=source,

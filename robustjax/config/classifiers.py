@@ -33,6 +33,8 @@ from robustjax.types import (
     PyTree,
 )
 
+_SAMPLES = 10  # masks that an attack averages over where a row names no view
+
 
 class Classifier:
     """A run's classifier, whole and in the views that attacks take of it."""
@@ -68,8 +70,15 @@ class Classifier:
         # Without a mask every draw is the same.
         masked = self.has_transform and self._transform.get("p_drop") != 0
         self._draws = draws if masked else 1
-        drawn = self._head.average == "draws" and self._head.num_sets > 1
-        self.is_random = masked or drawn
+        self._drawn = self._head.average == "draws" and self._head.num_sets > 1
+        if masked and self._drawn:
+            raise InputError(
+                '`head.average` "draws" with masks of a transform would judge and be '
+                'attacked by the same templates: set it to "scores", or p_drop to 0.'
+            )
+        self.random_view: Mapping[str, Any] | None = None
+        if masked or self._drawn:
+            self.random_view = dict(samples=_SAMPLES) if masked else {}
         self._train, self._augment = train, augment
         self._features: dict[Any, Array] = {}
         self._weights = (model, params, model_state)
@@ -81,12 +90,12 @@ class Classifier:
         If random it returns draws, [S, B, K], else [B, K]: `config.evaluation.draws` of
         a random transform, the sets of a head with `average="draws"`.
         """
-        return self._defended(dict(samples=self._draws), draw=1)
+        return self.judge({})
 
     @property
     def source(self) -> LogitsFn | None:
         """What attacks climb where they name nothing, if it is not what is judged."""
-        return self.view({}) if self.is_random else None
+        return None if self.random_view is None else self.view(self.random_view)
 
     def view(self, changes: Block) -> LogitsFn:
         """The classifier with these changes.
@@ -103,9 +112,13 @@ class Classifier:
           InputError: a keyword or value is wrong.
         """
         changes = _dict(changes)
-        if self._head.average == "draws":
+        if self._drawn:
             changes = dict(seed=self._head.seed + 1) | changes
         return self._defended(changes, draw=2)
+
+    def judge(self, changes: Block) -> LogitsFn:
+        """The classifier with these changes, with the draws of the one that judges."""
+        return self._defended(dict(samples=self._draws) | _dict(changes), draw=1)
 
     def _defended(self, changes: Block, *, draw: int) -> LogitsFn:
         changes = _dict(changes)

@@ -202,7 +202,12 @@ def restore(
 
 def another_run(mesh: Mesh) -> Another:
     """Finds the classifiers of other runs, for those who attack from them."""
-    return lambda workdir: restore(Path(workdir), mesh).logits_fn
+
+    def another(workdir: str) -> LogitsFn:
+        classifier = restore(Path(workdir), mesh).classifier
+        return classifier.source or classifier.logits_fn
+
+    return another
 
 
 def resolved(config: Config) -> dict[str, Any]:

@@ -80,4 +80,5 @@ def adversarial(
         return loss, LossAux(out.model_state, metrics)
 
     craft = crafting(model, attack, mode=attack_mode)
-    return AdversarialLoss(craft, objective, terms)
+    # Mixed rows share their statistics: no function of two forward passes.
+    return AdversarialLoss(craft, objective, None if mixed else terms)

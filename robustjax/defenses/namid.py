@@ -59,7 +59,8 @@ def namid(
 
     Both critics are used as they are, in eval mode; gradients reach the classifier
     through the logits of x and of x_adv. If nothing is selected, the loss is the base's
-    alone. Two forward passes a step.
+    terms alone. Two forward passes a step, whose `statistics` are this function's and
+    not the base's.
 
     Where the paper and its released code differ: the paper has lambda = 0.1, the code 0
     (the term is commented out). The paper's cosine is per example, of scalars, whose
@@ -112,7 +113,7 @@ def namid(
     terms = base.terms
     if terms is None:
         raise InputError(
-            "`base` must have `terms`, as adversarial, trades and mart do."
+            "`base` must have `terms`: adversarial (not mixed), trades or mart."
         )
     places = cosine == "places"
     similarity = _information.place_cosine if places else _information.batch_cosine

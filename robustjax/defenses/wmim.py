@@ -9,7 +9,12 @@ import jax
 
 from robustjax import _checks, information
 from robustjax._checks import InputError
-from robustjax.defenses._common import accuracy, clean_and_adversarial, frozen
+from robustjax.defenses._common import (
+    Statistics,
+    accuracy,
+    clean_and_adversarial,
+    frozen,
+)
 from robustjax.information import Bound
 from robustjax.types import (
     AdversarialLoss,
@@ -79,6 +84,7 @@ def wmim(
     *,
     weight: float = 1.0,
     bound: Bound = _DV,
+    statistics: Statistics = "adversarial",
     block_size: int | None = None,
 ) -> AdversarialLoss:
     """L_adv - weight * mean information of x_adv in its own logits.
@@ -91,6 +97,7 @@ def wmim(
       estimator: The critic "standard" of `params`, as it is, in eval mode.
       weight: At least 0.
       bound: Of the estimates.
+      statistics: As of `trades`, in place of the base's.
       block_size: See `information.estimates`.
 
     Raises:
@@ -104,15 +111,18 @@ def wmim(
       >>> loss_fn = wmim(model, defenses.adversarial(model, attack), critic)
     """
     _checks.non_negative(weight=weight)
+    _checks.one_of(("adversarial", "both"), statistics=statistics)
     terms = base.terms
     if terms is None:
-        raise InputError("`base` must have `terms`: adversarial, trades or mart.")
+        raise InputError(
+            "`base` must have `terms`: adversarial (not mixed), trades or mart."
+        )
 
     def objective(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
     ) -> tuple[Array, LossAux]:
         clean, adv = clean_and_adversarial(
-            *(model, params, model_state, key, batch.x, x_adv), statistics="adversarial"
+            *(model, params, model_state, key, batch.x, x_adv), statistics=statistics
         )
         loss, metrics = terms(clean.logits, adv.logits, batch.y)
         local, glob, _ = estimator.features(

@@ -5,6 +5,8 @@ the points that the adversary hands in, and expectation is over draws that it ha
 seen. The draws are cut in three: by one part an attack picks among its own runs, by one
 the adversary picks among attacks, and the last one judges. A minimum over noisy shares
 that are picked by or reported as they are would be lower than what any point deserves.
+One choice is made on the judging draws: whether one attack for all images does better
+than each image's own. That lowers a coin's 70% by half a point at 200 images.
 """
 
 import functools
@@ -39,14 +41,13 @@ def judged(judges: tuple[LogitsFn, ...], x: Array, y: Array) -> Verdict:
 
 
 def _judged(logits: Array, y: Array) -> Verdict:
-    if logits.ndim != 3:
+    if logits.ndim != 3 or len(logits) == 1:
         right = ~broken(logits, y)
         return Verdict(right, right, right)
     right = jax.vmap(lambda draw: ~broken(draw, y))(logits)
     third = max(len(right) // 3, 1)
-    own = right[:third]
-    seen = right[third : 2 * third] if len(right) > 2 else own
-    correct = right[2 * third :] if len(right) > 2 else right[-1:]
+    own, rest = right[:third], right[third:]
+    seen, correct = (rest[:third], rest[third:]) if len(rest) > 1 else (own, rest)
     return Verdict(*(part.mean(axis=0) for part in (correct, seen, own)))
 
 

@@ -140,7 +140,7 @@ def save_adversarial(directory: Path, result: Robustness) -> None:
                     x_adv=attack.x_adv,
                     index=result.index,
                     labels=result.labels,
-                    broken=1 - attack.correct if result.draws > 1 else ~attack.correct,
+                    broken=~attack.correct if result.draws == 1 else 1 - attack.correct,
                 )
             partial.replace(path)
     except OSError as error:
@@ -230,7 +230,8 @@ def _markdown(summary: Mapping, context: Mapping, curve: Mapping | None) -> str:
             "",
             "The classifier is random: accuracies are shares of its draws. Of "
             f"{summary['draws']} per image, attacks pick among their runs by a third, "
-            "the adversary among attacks by another; the rest judge.",
+            "the adversary among attacks by another (or takes one attack for all "
+            "images); the rest judge. Accuracies at radii are majority votes.",
         ]
     lines += ["", "## Attacks", ""]
     for row in summary["rows"]:

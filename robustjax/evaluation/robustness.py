@@ -146,7 +146,9 @@ def robustness_curve(
 ) -> np.ndarray:
     """Whether each example resists an attack at each radius, [E, N], one compilation.
 
-    The radii are a `vmap`ped argument. An example that a smaller radius breaks counts
+    Of a random classifier the share of draws that do, as `evaluate` judges; the curve
+    may then rise by the noise of the draws. The radii are a `vmap`ped argument. An
+    example that a smaller radius breaks counts
     as broken at every larger one, since that point is still in the ball.
 
     Args:
@@ -188,6 +190,12 @@ def robustness_curve(
     )
     draws = num_draws(predict, as_float(jnp.asarray(dataset.images[:1])))
     return worst_so_far(correct, seen, draws)
+
+
+_STOPS_EARLY = (
+    "The classifier is random, and the attack leaves an image alone once some draws "
+    "are wrong: others may be right more often than after a plain gradient attack."
+)
 
 
 class _Clean(NamedTuple):
@@ -354,7 +362,10 @@ def _staged(
         verdict = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
     points = jnp.asarray(outcome.x_adv)
     found = jax.device_get(_found(verdict, points, x, keep))
-    extra = dict(stages=outcome.stages, warnings=outcome.warnings)
+    doubts = outcome.warnings
+    if draws > 1:
+        doubts = (*doubts, _STOPS_EARLY)
+    extra = dict(stages=outcome.stages, warnings=doubts)
     return _result(named, found, seconds, **extra)
 
 

@@ -85,7 +85,7 @@ def estimate_mutual_information(
     if estimator is None:
         estimator = _default_estimator()
     if optimizer is None:
-        optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, num_steps))
+        optimizer = _default_optimizer(num_steps)
     return _fit(
         *(bound, estimator, optimizer, num_steps, batch_size),
         _num_held_out(len(x), batch_size, held_out),
@@ -97,6 +97,11 @@ def estimate_mutual_information(
 def _default_estimator() -> MIEstimator:
     """One object, so that code compiled for it is found again."""
     return models.mi_estimator(models.DenseCritic(), models.DenseCritic())
+
+
+@functools.cache
+def _default_optimizer(num_steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(1e-3, num_steps))
 
 
 def _num_held_out(count: int, batch_size: int, held_out: float) -> int:
@@ -161,8 +166,9 @@ def _fit(
     kept = jax.tree.map(jnp.asarray, bound.state)
     start = ((params, state), -jnp.inf), (params, state, optimizer.init(params), kept)
     parts = rows.reshape(_PARTS, -1, batch_size)
-    (((params, state), _), _), climbed = jax.lax.scan(part, start, parts)
+    (((params, state), score), _), climbed = jax.lax.scan(part, start, parts)
     found = batch_estimates(params, state, held_out)
+    found = jnp.where(score > -jnp.inf, found, jnp.nan)  # NaN throughout training
     spread = found.std(ddof=1) if len(found) > 1 else jnp.full((), jnp.nan)
     error = spread / math.sqrt(len(found))
     return Estimate(found.mean(), error, climbed.ravel(), params, state)

@@ -76,7 +76,7 @@ class CriticHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps [N, H, W, C] to maps [N, H, W, U], each vector of mean 0, variance 1."""
+        """Maps [N, H, W, C] to maps [N, H, W, U]."""
         main = _conv(self.units, "conv1")(x)
         main = nn.relu(_norm("norm1", self.train)(main))
         main = _conv(self.units, "conv2", use_bias=True)(main)

@@ -14,6 +14,7 @@ from robustjax.evaluation import (
     NamedAttack,
     evaluate,
     robustness_curve,
+    save_adversarial,
     summarise,
     write_report,
 )
@@ -43,7 +44,11 @@ def noisy(keys, x):
 
 
 def run(fun, dataset, named, **rest):
-    predict = expectation(fun, jax.random.key(1), 30)
+    return run_of(30, fun, dataset, named, **rest)
+
+
+def run_of(draws, fun, dataset, named, **rest):
+    predict = expectation(fun, jax.random.key(1), draws)
     mesh = training.data_mesh(jax.devices()[:1])
     return evaluate(
         predict, dataset, named, key=jax.random.key(0), mesh=mesh, batch_size=64, **rest
@@ -95,6 +100,31 @@ def test_what_an_attack_breaks_in_every_draw_is_broken(dataset):
     assert summary["draws"] == 30
     assert row["accuracy"] == pytest.approx(result.worst_case_correct.mean())
     assert row["interval"][0] < row["accuracy"] < row["interval"][1]
+
+
+def test_one_draw_is_a_classifier_like_any_other(dataset, tmp_path):
+    result = run_of(1, noisy, dataset, [wiggle(1)], keep_adversarial=True)
+    assert result.draws == 1
+    assert result.clean_correct.dtype == result.attacks[0].correct.dtype == bool
+    save_adversarial(tmp_path, result)
+    assert np.load(tmp_path / "wiggle_1.npz")["broken"].dtype == bool
+    shares = run_of(6, noisy, dataset, [wiggle(1)], keep_adversarial=True)
+    save_adversarial(tmp_path, shares)
+    broken = np.load(tmp_path / "wiggle_1.npz")["broken"]
+    np.testing.assert_allclose(broken, 1 - shares.attacks[0].correct)
+
+
+def test_an_attack_that_stops_at_one_wrong_draw_is_doubted(dataset):
+    wide = lambda keys, x: noisy(keys, 0.5 + (x - 0.5) / 10)  # noise of 0.1 in x
+    source = expectation(wide, jax.random.key(2), 1, average="logits")
+    fgsm = NamedAttack("FGSM", attacks.fgsm(THREAT), source=source)
+    staged = attacks.screen(THREAT)
+    named = [fgsm, NamedAttack("screen", staged, source=source)]
+    result = run(wide, dataset, named, num_examples=60)
+    assert any("leaves an image alone" in line for line in result.attacks[1].warnings)
+    # It left many at x, where other draws are right: the plain attack does more.
+    assert result.attacks[0].correct.mean() < result.attacks[1].correct.mean()
+    assert result.worst_case_correct.mean() <= result.attacks[0].correct.mean()
 
 
 def test_a_curve_of_a_random_classifier(dataset):
