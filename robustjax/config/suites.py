@@ -255,29 +255,8 @@ def _head_rows(evaluation: Block) -> Blocks:
             counts=False,
             **_MARGIN,
         ),
-        _best(evaluation, "whole batch, margin", count=1, view=batch, **_MARGIN),
-        _best(
-            evaluation,
-            "whole batch, judged so too",
-            count=1,
-            view=batch,
-            judges=[batch],
-            counts=False,
-            **_MARGIN,
-        ),
-        _best(
-            evaluation, "among 31 clean", count=1, num_steps=20, view=among, **_MARGIN
-        ),
-        _best(
-            evaluation,
-            "among 31 clean, judged so too",
-            count=1,
-            num_steps=20,
-            view=among,
-            judges=[among],
-            counts=False,
-            **_MARGIN,
-        ),
+        *_beside(evaluation, "whole batch", ", margin", batch),
+        *_beside(evaluation, "among 31 clean", "", among, num_steps=20),
         *(
             dict(
                 name="feature_collision",
@@ -291,6 +270,23 @@ def _head_rows(evaluation: Block) -> Blocks:
                 ("any", "feature collision"),
                 ("runner_up", "feature collision, runner-up"),
             )
+        ),
+    ]
+
+
+def _beside(
+    evaluation: Block, label: str, about: str, view: Block, **options: Any
+) -> Blocks:
+    """Attacks with other queries beside, judged alone and (not counted) so too."""
+    options = dict(count=1, view=view, **options, **_MARGIN)
+    return [
+        _best(evaluation, label + about, **options),
+        _best(
+            evaluation,
+            f"{label}, judged so too",
+            judges=[view],
+            counts=False,
+            **options,
         ),
     ]
 

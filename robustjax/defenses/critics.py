@@ -16,12 +16,11 @@ examples that x_adv fools, S those that survive it, R both (right on x):
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from robustjax import _checks, information
 from robustjax.defenses import _information
-from robustjax.defenses._common import accuracy, frozen
+from robustjax.defenses._common import accuracy, crafting, frozen
 from robustjax.defenses._information import (
     Information,
     Logits,
@@ -187,12 +186,13 @@ def critics(
     _checks.one_of(("argmax", "batch_softmax"), predictor=predictor)
     estimators = {"natural": natural, "adversarial": adversarial}
 
+    craft = crafting(reference, attack, mode="eval")
+
     def loss_fn(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch
     ) -> tuple[Array, LossAux]:
-        attack_key, dropout_key = jax.random.split(key)
-        logits_fn = frozen(reference, params, model_state, mode="eval", key=dropout_key)
-        x_adv = attack(attack_key, logits_fn, batch.x, batch.y)
+        x_adv = craft(params, model_state, key, batch)
+        logits_fn = frozen(reference, params, model_state, mode="eval", key=key)
         logits = Logits(logits_fn(batch.x), logits_fn(x_adv))
         samples = {"natural": batch.x, "adversarial": x_adv - batch.x}
         found, new = {}, dict(model_state)

@@ -13,6 +13,7 @@ from robustjax.defenses._common import (
     Statistics,
     accuracy,
     clean_and_adversarial,
+    crafting,
     frozen,
 )
 from robustjax.information import Bound
@@ -59,12 +60,13 @@ def wmim_critic(
       >>> loss_fn = wmim_critic(reference, attack, critic)
     """
 
+    craft = crafting(reference, attack, mode="eval")
+
     def loss_fn(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch
     ) -> tuple[Array, LossAux]:
-        attack_key, dropout_key = jax.random.split(key)
-        logits_fn = frozen(reference, params, model_state, mode="eval", key=dropout_key)
-        x_adv = attack(attack_key, logits_fn, batch.x, batch.y)
+        x_adv = craft(params, model_state, key, batch)
+        logits_fn = frozen(reference, params, model_state, mode="eval", key=key)
         logits = logits_fn(x_adv)
         local, glob, state = estimator.features(
             params["standard"], model_state["standard"], x_adv, logits, mode="train"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,13 @@ from jax.sharding import Mesh
 
 from robustjax import _checks
 from robustjax.attacks import Placement, StagedAttack
-from robustjax.data import Dataset, EvalBatch, as_float, evaluation_batches
+from robustjax.data import Dataset, EvalBatch, as_float
+from robustjax.evaluation._batching import (
+    as_pytree,
+    batches_of,
+    block_size,
+    image_keys,
+)
 from robustjax.evaluation._judging import Verdict, judged, num_draws, worst_so_far
 from robustjax.evaluation.results import AttackResult, NamedAttack, Robustness
 from robustjax.training import sharding
@@ -79,10 +84,10 @@ def evaluate(
       ([True, True], [True, False])
     """
     _checks.positive_int(batch_size=batch_size)
-    predict = _as_pytree(logits_fn)
+    predict = as_pytree(logits_fn)
 
     def batches(size: int) -> Iterator[EvalBatch]:
-        return _batches(predict, dataset, size, num_examples, mesh)
+        return batches_of(predict, dataset, size, num_examples, mesh)
 
     total = len(dataset) if num_examples is None else num_examples
 
@@ -103,8 +108,8 @@ def evaluate(
         warnings.warn(_checks.PROBABILITIES, stacklevel=2)
     results = []
     for position, named in enumerate(attacks):
-        source = predict if named.source is None else _as_pytree(named.source)
-        judges = (predict, *map(_as_pytree, named.judges))
+        source = predict if named.source is None else as_pytree(named.source)
+        judges = (predict, *map(as_pytree, named.judges))
         if isinstance(named.attack, StagedAttack):
             found = _staged(
                 *(named, key, source, judges, dataset, batch_size, total, mesh),
@@ -113,11 +118,11 @@ def evaluate(
                 log=log,
             )
         else:
-            attack = _as_pytree(named.attack)
+            attack = as_pytree(named.attack)
             run = functools.partial(_attacked, keep_adversarial, named.repeats)
             rows, seconds = gather(
                 lambda b, a=attack, run=run, s=source, j=judges: run(a, key, s, j, b),
-                _block_size((attack, source, *judges), batch_size, total, mesh),
+                block_size((attack, source, *judges), batch_size, total, mesh),
             )
             found = _result(named, rows, seconds)
         results.append(found)
@@ -148,8 +153,8 @@ def robustness_curve(
 
     Of a random classifier the share of draws that do, as `evaluate` judges; the curve
     may then rise by the noise of the draws. The radii are a `vmap`ped argument. An
-    example that a smaller radius breaks counts
-    as broken at every larger one, since that point is still in the ball.
+    example that a smaller radius breaks counts as broken at every larger one, since
+    that point is still in the ball.
 
     Args:
       logits_fn: The classifier.
@@ -169,14 +174,14 @@ def robustness_curve(
     radii = np.asarray(eps, np.float32)
     if radii.ndim != 1 or not radii.size or radii[0] < 0 or np.any(np.diff(radii) <= 0):
         raise _checks.InputError(f"`eps` must be ascending radii from 0, got {eps!r}.")
-    predict = _as_pytree(logits_fn)
-    climbed = predict if source is None else _as_pytree(source)
-    batches = _batches(predict, dataset, batch_size, num_examples, mesh)
+    predict = as_pytree(logits_fn)
+    climbed = predict if source is None else as_pytree(source)
+    batches = batches_of(predict, dataset, batch_size, num_examples, mesh)
     total = len(dataset) if num_examples is None else num_examples
 
     @jax.jit
     def curve(key, climbed, predict, batch):
-        x, keys = as_float(batch.x), _image_keys(key, batch.index)
+        x, keys = as_float(batch.x), image_keys(key, batch.index)
 
         def at(radius):
             x_adv = attack_at(radius)(keys, climbed, x, batch.y)
@@ -235,7 +240,7 @@ def _attacked(
     judges: tuple[LogitsFn, ...],
     batch: Any,
 ) -> _Found:
-    x, keys = as_float(batch.x), _image_keys(key, batch.index)
+    x, keys = as_float(batch.x), image_keys(key, batch.index)
 
     def run(keys: Key) -> tuple[Array, Verdict]:
         x_adv = attack(keys, source, x, batch.y)
@@ -356,7 +361,7 @@ def _staged(
         moved = dataclasses.replace(
             dataset.take(slice(total)), images=np.asarray(outcome.x_adv, np.float32)
         )
-        rows = _batches(judges[0], moved, batch_size, None, mesh)
+        rows = batches_of(judges[0], moved, batch_size, None, mesh)
         judge = jax.jit(judged)
         parts = [sharding.to_host(judge(judges, b.x, b.y)) for b in rows]
         verdict = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
@@ -367,50 +372,3 @@ def _staged(
         doubts = (*doubts, _STOPS_EARLY)
     extra = dict(stages=outcome.stages, warnings=doubts)
     return _result(named, found, seconds, **extra)
-
-
-def _batches(
-    predict: LogitsFn,
-    dataset: Dataset,
-    batch_size: int,
-    num_examples: int | None,
-    mesh: Mesh | None,
-) -> Iterator[EvalBatch]:
-    """Block after block, on the devices; one shape, a multiple of the devices."""
-    mesh = mesh or sharding.data_mesh()
-    devices = mesh.shape["data"]
-    total = len(dataset) if num_examples is None else num_examples
-    batch_size = devices * math.ceil(min(batch_size, max(total, 1)) / devices)
-    if is_transductive(predict) and total % batch_size:
-        raise _checks.InputError(
-            f"`batch_size` must divide the {total} images of a transductive "
-            f"classifier, or padding would be queries; got {batch_size}."
-        )
-    for batch in evaluation_batches(dataset, batch_size, num_examples=num_examples):
-        index = batch.index.astype(np.uint32)  # what keys fold in
-        yield sharding.global_rows(mesh, batch._replace(index=index))
-
-
-def _block_size(
-    functions: Sequence[Callable[..., Any]],
-    batch_size: int,
-    total: int,
-    mesh: Mesh | None,
-) -> int:
-    """`batch_size`, or what leaves no padding where that would be queries."""
-    if not any(map(is_transductive, functions)):
-        return batch_size
-    devices = (mesh or sharding.data_mesh()).shape["data"]
-    sizes = [n for n in range(devices, batch_size + 1, devices) if total % n == 0]
-    return max(sizes, default=batch_size)
-
-
-def _image_keys(key: Key, index: Array) -> Key:
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-
-
-def _as_pytree(fun: Callable[..., Any]) -> jax.tree_util.Partial:
-    """A function as an argument of `jit`: its arrays are data, its code static."""
-    if isinstance(fun, jax.tree_util.Partial):
-        return fun
-    return jax.tree_util.Partial(fun)

@@ -1,0 +1,61 @@
+"""A data set block by block on the devices, and what compiled code is handed."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from robustjax import _checks
+from robustjax.data import Dataset, EvalBatch, evaluation_batches
+from robustjax.training import sharding
+from robustjax.types import Array, Key, LogitsFn, is_transductive
+
+
+def batches_of(
+    predict: LogitsFn,
+    dataset: Dataset,
+    batch_size: int,
+    num_examples: int | None,
+    mesh: Mesh | None,
+) -> Iterator[EvalBatch]:
+    """Block after block, on the devices; one shape, a multiple of the devices."""
+    mesh = mesh or sharding.data_mesh()
+    devices = mesh.shape["data"]
+    total = len(dataset) if num_examples is None else num_examples
+    batch_size = devices * math.ceil(min(batch_size, max(total, 1)) / devices)
+    if is_transductive(predict) and total % batch_size:
+        raise _checks.InputError(
+            f"`batch_size` must divide the {total} images of a transductive "
+            f"classifier, or padding would be queries; got {batch_size}."
+        )
+    for batch in evaluation_batches(dataset, batch_size, num_examples=num_examples):
+        index = batch.index.astype(np.uint32)  # what keys fold in
+        yield sharding.global_rows(mesh, batch._replace(index=index))
+
+
+def block_size(
+    functions: Sequence[Callable[..., Any]],
+    batch_size: int,
+    total: int,
+    mesh: Mesh | None,
+) -> int:
+    """`batch_size`, or what leaves no padding where that would be queries."""
+    if not any(map(is_transductive, functions)):
+        return batch_size
+    devices = (mesh or sharding.data_mesh()).shape["data"]
+    sizes = [n for n in range(devices, batch_size + 1, devices) if total % n == 0]
+    return max(sizes, default=batch_size)
+
+
+def image_keys(key: Key, index: Array) -> Key:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+
+def as_pytree(fun: Callable[..., Any]) -> jax.tree_util.Partial:
+    """A function as an argument of `jit`: its arrays are data, its code static."""
+    if isinstance(fun, jax.tree_util.Partial):
+        return fun
+    return jax.tree_util.Partial(fun)
