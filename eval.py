@@ -19,6 +19,7 @@ from robustjax._checks import InputError
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of train.py.")
 _SUITE = flags.DEFINE_string("suite", "quick", "A name, or the path of a .py file.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
+_NETWORK = flags.DEFINE_string("network", "model", "Or another classifier of the run.")
 _REPORT = flags.DEFINE_string("report", None, "Where to write; or WORKDIR/report.")
 _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "The first so many; or all.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images at a time.")
@@ -49,7 +50,11 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
     mesh = training.data_mesh()
     build.check_suite(_SUITE.value)
     run, step, classifier = build.restore(
-        workdir, mesh, config=config, checkpoint=_CHECKPOINT.value
+        workdir,
+        mesh,
+        config=config,
+        checkpoint=_CHECKPOINT.value,
+        network=_NETWORK.value,
     )
     another = build.another_run(mesh)
     attacks = build.build_suite(_SUITE.value, block, another, classifier)

@@ -29,7 +29,7 @@ def train_and_validate(
     mesh = training.data_mesh()
     run = build.run(config, mesh, progress_bar=progress_bar)
     another = build.another_run(mesh)
-    stages = build.build_stages(config, run.splits, run.model, mesh, another)
+    stages = build.build_stages(config, run.splits, run.networks, mesh, another)
     cli.claim(workdir, build.resolved(config))
     state = training.train(
         stages,
@@ -41,9 +41,10 @@ def train_and_validate(
         options=run.options,
         mesh=mesh,
     )
-    if run.validate is None:
+    validate = run.validate.get(stages[-1].name)
+    if validate is None:
         return {}
-    return run.validate(state.evaluated_params, state.model_state)
+    return validate(state.evaluated_params, state.model_state)
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ def final_state(workdir: Path) -> training.TrainState:
     config = cli.read_config(workdir)
     mesh = training.data_mesh(jax.devices()[:1])
     run = build.run(config, mesh)
-    stages = build.build_stages(config, run.splits, run.model, mesh)
+    stages = build.build_stages(config, run.splits, run.networks, mesh)
     return training.load(
         stages,
         run.init,

@@ -10,12 +10,14 @@ from robustjax.config.attacks import build_threat as build_threat
 from robustjax.config.attacks import check_suite as check_suite
 from robustjax.config.attacks import curve_attack as curve_attack
 from robustjax.config.classifiers import Classifier as Classifier
+from robustjax.config.networks import Networks as Networks
+from robustjax.config.networks import build_model as build_model
+from robustjax.config.networks import build_networks as build_networks
 from robustjax.config.overrides import override as override
 from robustjax.config.runs import Run as Run
 from robustjax.config.runs import another_run as another_run
 from robustjax.config.runs import build_augmentation as build_augmentation
 from robustjax.config.runs import build_classifier as build_classifier
-from robustjax.config.runs import build_model as build_model
 from robustjax.config.runs import load_data as load_data
 from robustjax.config.runs import read_config as read_config
 from robustjax.config.runs import resolved as resolved

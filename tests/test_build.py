@@ -10,6 +10,7 @@ import pytest
 import robustjax
 from configs import digits_pgd
 from robustjax import InputError, build, models, objectives, threats, training
+from robustjax.build import Networks
 from robustjax.config import names
 from robustjax.types import Batch
 
@@ -90,7 +91,7 @@ def test_random_starts_have_names():
             "schedule",
         ),
         (
-            lambda: build.build_loss({"name": "trades"}, models.from_linen(None)),
+            lambda: build.build_loss({"name": "trades"}, Networks(models.from_linen(None))),
             "The block of loss",
         ),
     ],
@@ -141,7 +142,9 @@ def test_curve_steps_are_in_proportion():
 def test_awp_wraps_the_loss_of_its_block():
     model = models.from_linen(models.small_cnn(stages=((4,),), dense=8))
     inner = {"name": "adversarial", "attack": PGD, "clean_weight": 0.0}
-    loss = build.build_loss({"name": "awp", "loss": inner, "gamma": 0.01}, model)
+    loss = build.build_loss(
+        {"name": "awp", "loss": inner, "gamma": 0.01}, Networks(model)
+    )
     x = jnp.full((2, 8, 8, 1), 0.5)
     params, state = model.init(jax.random.key(0), x)
     value, aux = loss(params, state, jax.random.key(1), Batch(x, jnp.array([1, 2])))
@@ -156,14 +159,14 @@ def test_stages_come_in_the_order_of_their_names():
     config.stages = ("second", "train")
     mesh = training.data_mesh()
     run = build.run(config.lock(), mesh, progress_bar=False)
-    stages = build.build_stages(config, run.splits, run.model, mesh)
+    stages = build.build_stages(config, run.splits, run.networks, mesh)
     assert [(s.name, s.num_epochs) for s in stages] == [("second", 3), ("train", 40)]
     first, second = (next(iter(stage.data)).y for stage in stages)
     assert (first != second).any()
     for wrong, word in (((), "`stages`"), (("none",), "config.none")):
         config.unlock().stages = wrong
         with pytest.raises(InputError, match=word):
-            build.build_stages(config, run.splits, run.model, mesh)
+            build.build_stages(config, run.splits, run.networks, mesh)
 
 
 def test_a_union_adds_what_it_names_to_the_training_images():

@@ -4,6 +4,7 @@ from robustjax import (
     attacks,
     data,
     defenses,
+    information,
     interpolation,
     models,
     objectives,
@@ -86,6 +87,10 @@ MODELS = {
     "wide_resnet34_10": models.wide_resnet34_10,
     "vgg19_bn": models.vgg19_bn,
 }
+ESTIMATORS = {
+    "logits_critic": models.logits_critic,
+    "layer_critic": models.layer_critic,
+}
 # Applied in this order.
 AUGMENTATIONS = {
     "random_resized_crop": data.random_resized_crop,
@@ -99,6 +104,24 @@ LOSSES = {
     "mart": defenses.mart,
     "wnll": defenses.wnll,
     "awp": defenses.awp,
+    "critics": defenses.critics,
+    "namid": defenses.namid,
+    "wmim_critic": defenses.wmim_critic,
+    "wmim": defenses.wmim,
+}
+CRITIC_OBJECTIVES = {
+    "separation": defenses.separation,
+    "separation_released": defenses.separation_released,
+    "maximisation": defenses.maximisation,
+}
+BOUNDS = {
+    "dv": information.dv,
+    "donsker_varadhan": information.donsker_varadhan,
+    "mine": information.mine,
+    "smile": information.smile,
+    "f_divergence": information.f_divergence,
+    "info_nce": information.info_nce,
+    "info_nce_released": information.info_nce_released,
 }
 STREAMS = {
     "shuffled": data.shuffled_batches,

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from robustjax import data, evaluation, models, training
+from robustjax import data, evaluation, training
 from robustjax._checks import InputError, one_of
 from robustjax.config import names
 from robustjax.config.attacks import Another, build_attack
-from robustjax.config.blocks import Block, call, make
+from robustjax.config.blocks import Block, call
 from robustjax.config.classifiers import Classifier
+from robustjax.config.networks import MODEL, Networks, build_networks
 from robustjax.config.stages import build_stages
 from robustjax.types import (
     Array,
@@ -25,6 +26,7 @@ from robustjax.types import (
     LogitsFn,
     Model,
     PyTree,
+    Stage,
 )
 
 Config = Any  # an ml_collections.ConfigDict, whose type hides its fields
@@ -36,20 +38,21 @@ class Run:
 
     Attributes:
       splits: The data.
-      model: The classifier.
+      networks: The classifier, and what losses need beside it.
       init: `key -> (params, model_state)`.
       key: The run's key.
       prepare: Conversion and augmentation of training images, on the device.
-      validate: Metrics on the validation split; None if there is none.
+      validate: Metrics on the validation split, by stage; none for a stage that trains
+        no classifier, or without the split.
       options: How the loop runs.
     """
 
     splits: data.Splits
-    model: Model
+    networks: Networks
     init: Callable[[Key], tuple[PyTree, PyTree]]
     key: Key
     prepare: Callable[[Key, Array], Array]
-    validate: Callable[[PyTree, PyTree], dict[str, float]] | None
+    validate: dict[str, training.Validate]
     options: training.LoopOptions
 
 
@@ -61,16 +64,16 @@ def run(config: Config, mesh: Mesh, *, progress_bar: bool = True) -> Run:
     """
     splits = load_data(config)
     sample = data.as_float(jnp.asarray(splits.train.images[:1]))
-    model = build_model(config.model, num_classes=splits.train.num_classes)
+    networks = build_networks(config, num_classes=splits.train.num_classes)
     augment = build_augmentation(config.data.augment)
     options = call("loop", training.LoopOptions, config.loop, progress_bar=progress_bar)
     return Run(
         splits=splits,
-        model=model,
-        init=lambda key: model.init(key, sample),
+        networks=networks,
+        init=lambda key: networks.init(key, sample),
         key=jax.random.key(config.seed),
         prepare=lambda key, images: augment(key, data.as_float(images)),
-        validate=_validation(config, splits, model, mesh),
+        validate=_validation(config, splits, networks, mesh),
         options=options,
     )
 
@@ -83,13 +86,6 @@ def load_data(config: Config) -> data.Splits:
         data_dir=block.data_dir,
         validation=block.validation,
         image_size=block.image_size,
-    )
-
-
-def build_model(block: Block, *, num_classes: int) -> Model:
-    """The classifier of a `model` block, for a data set's number of classes."""
-    return models.from_linen(
-        make("model", names.MODELS, block, num_classes=num_classes)
     )
 
 
@@ -167,6 +163,7 @@ def restore(
     *,
     config: Config | None = None,
     checkpoint: str = "best",
+    network: str = MODEL,
 ) -> Restored:
     """The classifier of a checkpoint, with the run that it belongs to.
 
@@ -176,28 +173,48 @@ def restore(
       config: The run's config if something in it has changed since, such as where the
         data are; by default the one in `workdir`.
       checkpoint: "best", "last" or a step.
+      network: Which of the run's classifiers, such as "reference".
 
     Raises:
-      InputError: there is no such run or checkpoint.
+      InputError: there is no such run, checkpoint or classifier, or it is not trained.
     """
     config = read_config(workdir) if config is None else config
     described = run(config, mesh)
+    networks = described.networks
+    model = networks.classifier(network)
+    stages = build_stages(config, described.splits, networks, mesh)
     state = training.load(
-        build_stages(config, described.splits, described.model, mesh),
+        stages,
         described.init,
         workdir=workdir,
         checkpoint=checkpoint,
         average=described.options.average_decay is not None,
         mesh=mesh,
     )
-    classifier = build_classifier(
-        config,
-        described.splits,
-        described.model,
-        state.evaluated_params,
-        state.model_state,
+    if int(state.step) <= _steps_before(config, stages, networks, network):
+        raise InputError(
+            f"The run in {workdir} has not trained {network!r} at step "
+            f"{int(state.step)}: train on, or take a later `checkpoint`."
+        )
+    params, model_state = state.evaluated_params, state.model_state
+    weights = networks.weights(params, model_state, network)
+    return Restored(
+        described,
+        int(state.step),
+        build_classifier(config, described.splits, model, *weights),
     )
-    return Restored(described, int(state.step), classifier)
+
+
+def _steps_before(
+    config: Config, stages: Sequence[Stage], networks: Networks, network: str
+) -> int:
+    """Steps until the run begins to train a classifier; -1 if a stage 0 does."""
+    total = 0
+    for stage in stages:
+        if networks.trained_classifier(config[stage.name]) == network:
+            return total or -1
+        total += stage.num_epochs * stage.data.steps_per_epoch
+    raise InputError(f"`stages` must train {network!r}, no block's `trainable` has it.")
 
 
 def another_run(mesh: Mesh) -> Another:
@@ -215,9 +232,11 @@ def resolved(config: Config) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
-def _validation(config: Config, splits: data.Splits, model: Model, mesh: Mesh):
+def _validation(
+    config: Config, splits: data.Splits, networks: Networks, mesh: Mesh
+) -> dict[str, training.Validate]:
     if splits.validation is None:
-        return None
+        return {}
     attack = build_attack(config.validation_attack)
     judge = functools.partial(
         evaluation.evaluate,
@@ -227,8 +246,9 @@ def _validation(config: Config, splits: data.Splits, model: Model, mesh: Mesh):
         mesh=mesh,
     )
 
-    def validate(params: PyTree, model_state: PyTree) -> dict[str, float]:
-        built = build_classifier(config, splits, model, params, model_state)
+    def validate(name: str, params: PyTree, model_state: PyTree) -> dict[str, float]:
+        weights = networks.weights(params, model_state, name)
+        built = build_classifier(config, splits, networks.classifier(name), *weights)
         attacks = [dataclasses.replace(attack, source=built.source)]
         result = judge(built.logits_fn, attacks=attacks)
         return {
@@ -236,4 +256,13 @@ def _validation(config: Config, splits: data.Splits, model: Model, mesh: Mesh):
             "validation/robust_accuracy": float(result.worst_case_correct.mean()),
         }
 
-    return validate
+    trained = {
+        stage: networks.trained_classifier(config[stage])
+        for stage in config.stages
+        if stage in config
+    }
+    return {
+        stage: functools.partial(validate, name)
+        for stage, name in trained.items()
+        if name is not None
+    }

@@ -1,6 +1,7 @@
 """The blocks of a run's stages: data, loss, optimizer."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,9 @@ from robustjax import data, defenses
 from robustjax._checks import InputError, one_of
 from robustjax.config import names
 from robustjax.config.attacks import Another, build_attack
-from robustjax.config.blocks import Block, call, make
+from robustjax.config.blocks import Block, call, lookup, make
 from robustjax.config.classifiers import build_similarity
+from robustjax.config.networks import MODEL, ROLES, Networks
 from robustjax.training import sharding
 from robustjax.types import (
     Array,
@@ -22,7 +24,6 @@ from robustjax.types import (
     Key,
     LogitsFn,
     LossFn,
-    Model,
     PyTree,
     Stage,
 )
@@ -35,7 +36,7 @@ Config = Any  # an ml_collections.ConfigDict, whose type hides its fields
 def build_stages(
     config: Config,
     splits: data.Splits,
-    model: Model,
+    networks: Networks,
     mesh: Mesh,
     another: Another | None = None,
 ) -> list[Stage]:
@@ -64,10 +65,15 @@ def build_stages(
         stream, shape = _stream(
             given, train, config, seed=1000 * config.seed + position
         )
-        rows = sum(shape.values()) or config.data.batch_size
+        rows = sum(shape.values()) or given.get("batch_size", config.data.batch_size)
         sharding.check_divides(mesh, **{f"{name} batch": rows})
         total_steps = stream.steps_per_epoch * block.num_epochs
         trainable = block.get("trainable")
+        if trainable is None and networks.others:
+            raise InputError(
+                f"`{name}.trainable` must say which of the `networks` the stage trains,"
+                ' e.g. ("model",); the others stay as they are.'
+            )
         apart = ("loss", "optimizer", "data", "trainable")
         stages.append(
             call(
@@ -75,7 +81,7 @@ def build_stages(
                 Stage,
                 {k: block[k] for k in block if k not in apart},
                 name=name,
-                loss_fn=build_loss(block.loss, model, **shape),
+                loss_fn=build_loss(block.loss, networks, **shape),
                 optimizer=build_optimizer(block.optimizer, total_steps=total_steps),
                 data=stream,
                 trainable=None if trainable is None else _parts(tuple(trainable)),
@@ -129,14 +135,9 @@ def _stream(
     """A stage's batches, and what of their shape its loss has to know."""
     shape = {k: block[k] for k in ("num_templates", "num_queries") if k in block}
     if block.get("name") == "shuffled":
-        return make(
-            "data",
-            names.STREAMS,
-            block,
-            dataset=dataset,
-            batch_size=config.data.batch_size,
-            seed=seed,
-        ), shape
+        given = {"batch_size": config.data.batch_size, **block}
+        stream = make("data", names.STREAMS, given, dataset=dataset, seed=seed)
+        return stream, shape
     if config.loop.accumulate != 1:
         raise InputError(
             f"`loop.accumulate` must be 1 with batches of templates, got "
@@ -156,23 +157,54 @@ def _parts(trained: tuple[str, ...]) -> Callable[[PyTree], PyTree]:
     return trainable
 
 
-def build_loss(block: Block, model: Model, **shape: int) -> LossFn:
-    """The loss of a block; `awp` wraps the loss in its own block `loss`.
+def build_loss(block: Block, networks: Networks, **shape: int) -> LossFn:
+    """The loss of a block.
 
+    A loss is given the run's networks that its parameters are named after (`model`,
+    `reference`, `natural`, ...); `network` in the block is another name for `model`.
+    `awp` wraps the loss in its own block `loss`; `base` is a loss that another adds to.
     `shape` is what the stage's data block says about its batches.
     """
     given = dict(block)
     if given.get("name") == "awp":
         return defenses.awp(
-            build_loss(given["loss"], model, **shape),
+            build_loss(given["loss"], networks, **shape),
             **{k: v for k, v in given.items() if k not in ("name", "loss")},
         )
-    fixed: dict[str, Any] = {"model": model, **shape}
+    factory = lookup("loss", names.LOSSES, given.pop("name", None))
+    fixed: dict[str, Any] = _networks_of(factory, given, networks) | shape
     if "similarity" in given:
         fixed["similarity"] = build_similarity(given.pop("similarity"))
     if "attack" in given:
         fixed["attack"] = build_attack(given.pop("attack")).attack
-    return make("loss", names.LOSSES, given, **fixed)
+    if "base" in given:
+        fixed["base"] = build_loss(given.pop("base"), networks)
+    if "bound" in given:
+        fixed["bound"] = make("bound", names.BOUNDS, given.pop("bound"))
+    if "objective" in given:
+        own = given.pop("objective")
+        fixed["objective"] = make("objective", names.CRITIC_OBJECTIVES, own)
+    return call("loss", factory, given, **fixed)
+
+
+def _networks_of(
+    factory: Callable[..., LossFn], given: dict[str, Any], networks: Networks
+) -> dict[str, Any]:
+    """The networks among a loss's arguments; takes `network` out of its block."""
+    known = networks.of_losses()
+    chosen = given.pop("network", MODEL)
+    networks.classifier(chosen)
+    known[MODEL] = known[chosen]
+    found = {}
+    for name in inspect.signature(factory).parameters:
+        if name in known:
+            found[name] = known[name]
+        elif name in (*ROLES, MODEL):
+            raise InputError(
+                f"The loss {factory.__name__} needs the network {name!r}: add "
+                f"config.networks.{name}."
+            )
+    return found
 
 
 def build_optimizer(block: Block, *, total_steps: int):

@@ -2,6 +2,9 @@
 
 from robustjax.defenses.adversarial import adversarial as adversarial
 from robustjax.defenses.critics import critics as critics
+from robustjax.defenses.critics import maximisation as maximisation
+from robustjax.defenses.critics import separation as separation
+from robustjax.defenses.critics import separation_released as separation_released
 from robustjax.defenses.mart import mart as mart
 from robustjax.defenses.namid import namid as namid
 from robustjax.defenses.standard import standard as standard

@@ -15,6 +15,7 @@ examples that x_adv fools, S those that survive it, R both (right on x):
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax.numpy as jnp
 
@@ -49,7 +50,7 @@ CriticObjective = Callable[[Information, Selection], tuple[Array, Array]]
 _DV = information.dv()
 
 
-def released(
+def separation_released(
     *,
     cosine_fooled: float = 5.0,
     cosine_survived: tuple[float, float] = (5.0, 8.0),
@@ -113,33 +114,47 @@ def _both(on: Selection, fooled: Array, survived: Array, weight: float) -> Array
     return fooled + weight * jnp.where(on.survived.any(), survived, 0.0)
 
 
-def separate(known: Information, on: Selection) -> tuple[Array, Array]:
+def separation() -> CriticObjective:
     """Eq. (5) as the paper writes it."""
-    return (
-        masked_mean(known.natural_adv - known.natural_clean, on.fooled),
-        masked_mean(known.adversarial_clean - known.adversarial_adv, on.fooled),
-    )
+
+    def objective(known: Information, on: Selection) -> tuple[Array, Array]:
+        return (
+            masked_mean(known.natural_adv - known.natural_clean, on.fooled),
+            masked_mean(known.adversarial_clean - known.adversarial_adv, on.fooled),
+        )
+
+    return objective
 
 
-def maximise(known: Information, on: Selection) -> tuple[Array, Array]:
-    """Eq. (4) on all images, "MIM"."""
-    del on
-    return -known.natural_clean.mean(), -known.adversarial_adv.mean()
+def maximisation(
+    *, selection: Literal["all", "released"] = "all"
+) -> CriticObjective:
+    """Eq. (4), "MIM".
 
+    Args:
+      selection: The paper's "all" images, or as released: a over those right on x, d
+        over those wrong on x_adv, all of them where there are none.
 
-def maximise_released(known: Information, on: Selection) -> tuple[Array, Array]:
-    """Eq. (4) in the released code: a over R, d over what is wrong on x_adv."""
+    Raises:
+      InputError: the argument is another.
+    """
+    _checks.one_of(("all", "released"), selection=selection)
 
     def over(values: Array, mask: Array) -> Array:
+        if selection == "all":
+            return -values.mean()
         return -jnp.where(mask.any(), masked_mean(values, mask), values.mean())
 
-    return (
-        over(known.natural_clean, on.right),
-        over(known.adversarial_adv, on.wrong_adv),
-    )
+    def objective(known: Information, on: Selection) -> tuple[Array, Array]:
+        return (
+            over(known.natural_clean, on.right),
+            over(known.adversarial_adv, on.wrong_adv),
+        )
+
+    return objective
 
 
-_RELEASED = released()
+_RELEASED = separation_released()
 
 
 def critics(
@@ -164,7 +179,7 @@ def critics(
       attack: Makes x_adv against it.
       natural: The critic of x.
       adversarial: The critic of x_adv - x.
-      objective: `released()`, `separate`, `maximise`, `maximise_released` or one's own.
+      objective: `separation_released()`, `separation()`, `maximisation()` or one's own.
       bound: Of the estimates.
       predictor: How examples are selected.
       block_size: See `information.estimates`.
@@ -180,7 +195,7 @@ def critics(
       >>> from robustjax import attacks, models, threats
       >>> reference = models.part(models.from_linen(models.small_cnn()), "reference")
       >>> attack = attacks.pgd(threats.linf(0.1), step_size=0.025, num_steps=20)
-      >>> critic = models.mi_estimator(models.LocalCritic(64), models.GlobalCritic(64))
+      >>> critic = models.logits_critic(64)
       >>> loss_fn = critics(reference, attack, critic, critic)
     """
     _checks.one_of(("argmax", "batch_softmax"), predictor=predictor)

@@ -98,7 +98,7 @@ def namid(
       >>> from robustjax import attacks, defenses, models, threats
       >>> model = models.part(models.from_linen(models.small_cnn()), "model")
       >>> attack = attacks.pgd(threats.linf(0.1), step_size=0.025, num_steps=10)
-      >>> critic = models.mi_estimator(models.LocalCritic(64), models.GlobalCritic(64))
+      >>> critic = models.logits_critic(64)
       >>> loss_fn = namid(model, defenses.adversarial(model, attack), critic, critic)
     """
     _checks.non_negative(

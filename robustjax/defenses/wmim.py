@@ -36,7 +36,7 @@ _DV = information.dv()
 def wmim_critic(
     reference: Model,
     attack: Attack,
-    estimator: MIEstimator,
+    standard: MIEstimator,
     *,
     bound: Bound = _DV,
     block_size: int | None = None,
@@ -48,7 +48,7 @@ def wmim_critic(
     Args:
       reference: The trained classifier, in eval mode and without gradient.
       attack: Makes x_adv against it.
-      estimator: The critic, in train mode.
+      standard: The critic, in train mode.
       bound: Of the estimates.
       block_size: See `information.estimates`.
 
@@ -56,7 +56,7 @@ def wmim_critic(
       >>> from robustjax import attacks, models, threats
       >>> reference = models.part(models.from_linen(models.small_cnn()), "reference")
       >>> attack = attacks.pgd(threats.linf(0.1), step_size=0.025, num_steps=20)
-      >>> critic = models.mi_estimator(models.LocalCritic(64), models.GlobalCritic(64))
+      >>> critic = models.logits_critic(64)
       >>> loss_fn = wmim_critic(reference, attack, critic)
     """
 
@@ -68,7 +68,7 @@ def wmim_critic(
         x_adv = craft(params, model_state, key, batch)
         logits_fn = frozen(reference, params, model_state, mode="eval", key=key)
         logits = logits_fn(x_adv)
-        local, glob, state = estimator.features(
+        local, glob, state = standard.features(
             params["standard"], model_state["standard"], x_adv, logits, mode="train"
         )
         found = information.estimates(bound, local, glob, block_size=block_size).mean()
@@ -82,7 +82,7 @@ def wmim_critic(
 def wmim(
     model: Model,
     base: AdversarialLoss,
-    estimator: MIEstimator,
+    standard: MIEstimator,
     *,
     weight: float = 1.0,
     bound: Bound = _DV,
@@ -96,7 +96,7 @@ def wmim(
     Args:
       model: The classifier, the same as the base's.
       base: L_adv: `adversarial`, `trades` or `mart`.
-      estimator: The critic "standard" of `params`, as it is, in eval mode.
+      standard: The critic "standard" of `params`, as it is, in eval mode.
       weight: At least 0.
       bound: Of the estimates.
       statistics: As of `trades`, in place of the base's.
@@ -109,7 +109,7 @@ def wmim(
       >>> from robustjax import attacks, defenses, models, threats
       >>> model = models.part(models.from_linen(models.small_cnn()), "model")
       >>> attack = attacks.pgd(threats.linf(0.1), step_size=0.025, num_steps=10)
-      >>> critic = models.mi_estimator(models.LocalCritic(64), models.GlobalCritic(64))
+      >>> critic = models.logits_critic(64)
       >>> loss_fn = wmim(model, defenses.adversarial(model, attack), critic)
     """
     _checks.non_negative(weight=weight)
@@ -127,7 +127,7 @@ def wmim(
             *(model, params, model_state, key, batch.x, x_adv), statistics=statistics
         )
         loss, metrics = terms(clean.logits, adv.logits, batch.y)
-        local, glob, _ = estimator.features(
+        local, glob, _ = standard.features(
             jax.lax.stop_gradient(params["standard"]),
             *(model_state["standard"], x_adv, adv.logits),
         )

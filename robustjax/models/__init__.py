@@ -8,6 +8,8 @@ from robustjax.models.critics import DenseCritic as DenseCritic
 from robustjax.models.critics import GlobalCritic as GlobalCritic
 from robustjax.models.critics import InternalCritic as InternalCritic
 from robustjax.models.critics import LocalCritic as LocalCritic
+from robustjax.models.critics import layer_critic as layer_critic
+from robustjax.models.critics import logits_critic as logits_critic
 from robustjax.models.critics import mi_estimator as mi_estimator
 from robustjax.models.parts import part as part
 from robustjax.models.pytorch import from_pytorch as from_pytorch

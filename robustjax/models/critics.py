@@ -268,5 +268,27 @@ def mi_estimator(local_net: nn.Module, global_net: nn.Module) -> MIEstimator:
     return MIEstimator(init, part("local"), part("global"))
 
 
+def logits_critic(
+    units: int = 2048, *, widths: Sequence[int] = (64, 128)
+) -> MIEstimator:
+    """The estimator of images (or perturbations) in logits, with the released nets.
+
+    Example:
+      >>> estimator = logits_critic(units=16)
+      >>> x, z = jnp.zeros((2, 8, 8, 1)), jnp.zeros((2, 10))
+      >>> params, _ = estimator.init(jax.random.key(0), x, z)
+      >>> list(params)
+      ['local', 'global']
+    """
+    return mi_estimator(LocalCritic(units, widths), GlobalCritic(units))
+
+
+def layer_critic(
+    units: int = 2048, *, depth: int = 3, widths: Sequence[int] = (64, 128)
+) -> MIEstimator:
+    """The same in a layer's map of 2^depth x 2^depth, see `InternalCritic`."""
+    return mi_estimator(LocalCritic(units, widths), InternalCritic(units, depth))
+
+
 def _statistics(variables: PyTree) -> PyTree:
     return {k: v for k, v in variables.items() if k == "batch_stats"}

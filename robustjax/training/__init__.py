@@ -17,6 +17,7 @@ from robustjax.training.sharding import data_mesh as data_mesh
 from robustjax.training.stage import Diverged as Diverged
 from robustjax.training.stage import LoopOptions as LoopOptions
 from robustjax.training.stage import StoppedBySignal as StoppedBySignal
+from robustjax.training.stage import Validate as Validate
 from robustjax.training.state import TrainState as TrainState
 from robustjax.training.state import create_state as create_state
 from robustjax.training.step import make_train_step as make_train_step

@@ -7,7 +7,7 @@ stopped; `stage.py` says how.
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -35,7 +35,7 @@ def train(
     *,
     key: Key,
     workdir: str | Path,
-    validate: Validate | None = None,
+    validate: Validate | Mapping[str, Validate] | None = None,
     prepare: Prepare | None = None,
     options: LoopOptions | None = None,
     mesh: Mesh | None = None,
@@ -49,7 +49,8 @@ def train(
       workdir: Holds `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
       validate: `(params, model_state) -> metrics` ("validation/..."), run every
         `options.validate_every` epochs. `validation/robust_accuracy`, or the metric a
-        stage selects by, decides which checkpoint is the best.
+        stage selects by, decides which checkpoint is the best. Or one by each stage's
+        name, for those that have one.
       prepare: `(key, images) -> x` on the device, see `make_train_step`.
       options: How the loop runs.
       mesh: Devices, by default all of them.
@@ -62,6 +63,8 @@ def train(
       StoppedBySignal: after saving; calling again goes on.
       Diverged: a metric is not finite.
     """
+    if validate is None or callable(validate):
+        validate = dict.fromkeys([s.name for s in stages], validate) if validate else {}
     _check_stages(stages, validate)
     options = options or LoopOptions()
     mesh = mesh or sharding.data_mesh()
@@ -86,12 +89,12 @@ def train(
     return state  # pyright: ignore[reportReturnType]  # there is a stage
 
 
-def _check_stages(stages: Sequence[Stage], validate: Validate | None) -> None:
+def _check_stages(stages: Sequence[Stage], validate: Mapping[str, Validate]) -> None:
     if not stages:
         raise _checks.InputError(f"`stages` must not be empty, got {stages!r}.")
     for stage in stages:
         _checks.positive_int(num_epochs=stage.num_epochs)
-        if stage.selection != "last" and validate is None:
+        if stage.selection != "last" and stage.name not in validate:
             raise _checks.InputError(
                 f"`selection` of stage {stage.name!r} is {stage.selection!r}, which "
                 "needs validation images: set data.validation."

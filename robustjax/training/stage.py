@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -78,7 +78,7 @@ class Run:
     log: MetricsLog
     mesh: Mesh
     options: LoopOptions
-    validate: Validate | None
+    validate: Mapping[str, Validate]
     prepare: Prepare | None
     stop: threading.Event
 
@@ -226,8 +226,9 @@ class StageRun:
     ) -> Progress:
         """Validates, saves, and returns the progress as saved."""
         value, shared = None, self._shared
-        if shared.validate is not None:
-            metrics = shared.validate(state.evaluated_params, state.model_state)
+        validate = shared.validate.get(self._stage.name)
+        if validate is not None:
+            metrics = validate(state.evaluated_params, state.model_state)
             step = int(state.step)
             shared.log.write(
                 step, self._tags(progress.stage_step, "validation"), metrics

@@ -13,10 +13,9 @@ from robustjax import InputError, attacks, defenses, information, models, threat
 from robustjax.defenses import critics, namid, wmim, wmim_critic
 from robustjax.defenses._information import batch_cosine, place_cosine
 from robustjax.defenses.critics import (
-    maximise,
-    maximise_released,
-    released,
-    separate,
+    maximisation,
+    separation,
+    separation_released,
 )
 from robustjax.types import AdversarialLoss, Batch, Model, ModelOutput
 
@@ -243,10 +242,10 @@ def right_reference(monkeypatch):
 
 
 OBJECTIVES = {
-    "released": released(),
-    "separate": separate,
-    "maximise": maximise,
-    "maximise_released": maximise_released,
+    "released": separation_released(),
+    "separate": separation(),
+    "maximise": maximisation(),
+    "maximise_released": maximisation(selection="released"),
 }
 
 
@@ -350,7 +349,7 @@ CRITICS = functools.partial(critics, REFERENCE, shift, ESTIMATOR, ESTIMATOR)
         (lambda: namid(MODEL, NO_TERMS, ESTIMATOR, ESTIMATOR), "terms"),
         (lambda: wmim(MODEL, NO_TERMS, ESTIMATOR), "terms"),
         (lambda: CRITICS(predictor=ANY), "predictor"),
-        (lambda: released(cosine_survived=(1.0, -1.0)), "cosine_survived"),
+        (lambda: separation_released(cosine_survived=(1.0, -1.0)), "cosine_survived"),
         (lambda: wmim(MODEL, BASE, ESTIMATOR, weight=-1.0), "weight"),
         (lambda: call(TARGET(bound=POOLED, cosine="places")), "by place"),
     ],

@@ -152,7 +152,7 @@ def test_the_second_stage_moves_the_buffer_and_nothing_else(tmp_path):
     config.head.num_templates = 100
     mesh = training.data_mesh(jax.devices()[:1])
     run = build.run(config, mesh, progress_bar=False)
-    stages = build.build_stages(config, run.splits, run.model, mesh)
+    stages = build.build_stages(config, run.splits, run.networks, mesh)
     assert [stage.name for stage in stages] == ["train", "wnll"]
     assert stages[1].data.steps_per_epoch == 1 * 2  # 216 / 200 times 864 / 400
 
@@ -207,7 +207,7 @@ def test_configs_of_the_stage_are_checked():
     config = digits_wnll.get_config().unlock()
     mesh = training.data_mesh()
     run = build.run(config, mesh, progress_bar=False)
-    build_all = lambda: build.build_stages(config, run.splits, run.model, mesh)
+    build_all = lambda: build.build_stages(config, run.splits, run.networks, mesh)
     config.loop.accumulate = 2
     with pytest.raises(InputError, match=r"`loop.accumulate` must be 1"):
         build_all()
