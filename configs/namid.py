@@ -38,6 +38,7 @@ def add(
     units: int,
     widths: tuple[int, ...] = (64, 128),
     model: dict | None = None,
+    warmups: dict | None = None,
 ) -> None:
     """Adds networks and stages to a config.
 
@@ -54,6 +55,7 @@ def add(
       units: U of the critics.
       widths: Of their local nets.
       model: The reference's network, by default like the target's.
+      warmups: Stages that come before those of "reference" and "train", by their names.
 
     Raises:
       InputError: there is no such variant.
@@ -69,14 +71,17 @@ def add(
     config.adopt = {
         name: config_dict.placeholder(str) for name in ("reference", *names)
     }
-    config.stages = ("reference", "critics", "train")
-    config.reference = reference | dict(trainable=("reference",))
-    config.critics = critics | dict(
-        loss=_critics_loss(variant, critic_attack), trainable=names
-    )
-    config.train = target | dict(
-        loss=_target_loss(variant, attack), trainable=("model",)
-    )
+    target = target | dict(loss=_target_loss(variant, attack))
+    stages = dict(reference=reference, critics=critics, train=target)
+    stages["critics"] |= dict(loss=_critics_loss(variant, critic_attack))
+    trained = dict(reference=("reference",), critics=names, train=("model",))
+    config.stages = ()
+    for name, stage in stages.items():
+        if name in (warmups or {}):
+            config[f"{name}_warmup"] = warmups[name] | dict(trainable=trained[name])
+            config.stages += (f"{name}_warmup",)
+        config[name] = stage | dict(trainable=trained[name])
+        config.stages += (name,)
 
 
 def _critics_loss(variant: str, attack: dict) -> dict:

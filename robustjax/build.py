@@ -15,6 +15,7 @@ from robustjax.config.networks import build_model as build_model
 from robustjax.config.networks import build_networks as build_networks
 from robustjax.config.overrides import override as override
 from robustjax.config.runs import Run as Run
+from robustjax.config.runs import adopting as adopting
 from robustjax.config.runs import another_run as another_run
 from robustjax.config.runs import build_augmentation as build_augmentation
 from robustjax.config.runs import build_classifier as build_classifier

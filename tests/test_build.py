@@ -91,7 +91,9 @@ def test_random_starts_have_names():
             "schedule",
         ),
         (
-            lambda: build.build_loss({"name": "trades"}, Networks(models.from_linen(None))),
+            lambda: build.build_loss(
+                {"name": "trades"}, Networks(models.from_linen(None))
+            ),
             "The block of loss",
         ),
     ],

@@ -79,12 +79,14 @@ class Networks:
             return params, model_state
         return params[name], model_state[name]
 
+    def trains(self, stage: Block, name: str) -> bool:
+        """Whether a stage trains a network."""
+        return name in stage.get("trainable", ()) if self.others else name == MODEL
+
     def trained_classifier(self, stage: Block) -> str | None:
         """The name of the classifier that a stage trains; None if it trains none."""
-        if not self.others:
-            return MODEL
         classifiers = [n for n, m in self._all().items() if isinstance(m, Model)]
-        return next((n for n in stage.get("trainable", ()) if n in classifiers), None)
+        return next((name for name in classifiers if self.trains(stage, name)), None)
 
     def _all(self) -> dict[str, Network]:
         return {MODEL: self.model, **self.others}
@@ -99,7 +101,9 @@ def build_networks(config: Any, *, num_classes: int) -> Networks:
     others = {}
     for name, block in (config.get("networks") or {}).items():
         if name == MODEL:
-            raise InputError("`networks` must not name a 'model': that is config.model.")
+            raise InputError(
+                "`networks` must not name a 'model': that is config.model."
+            )
         if block.get("name") in names.ESTIMATORS:
             others[name] = make("estimator", names.ESTIMATORS, block)
         else:

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,6 @@ from robustjax.types import (
     LogitsFn,
     Model,
     PyTree,
-    Stage,
 )
 
 Config = Any  # an ml_collections.ConfigDict, whose type hides its fields
@@ -180,8 +180,27 @@ def restore(
     """
     config = read_config(workdir) if config is None else config
     described = run(config, mesh)
+    model = described.networks.classifier(network)
+    state = _trained(config, described, network, workdir, checkpoint, mesh)
+    params, model_state = state.evaluated_params, state.model_state
+    weights = described.networks.weights(params, model_state, network)
+    return Restored(
+        described,
+        int(state.step),
+        build_classifier(config, described.splits, model, *weights),
+    )
+
+
+def _trained(
+    config: Config,
+    described: Run,
+    network: str,
+    workdir: Path,
+    checkpoint: str,
+    mesh: Mesh,
+) -> training.TrainState:
+    """The state of a checkpoint in which a network is trained."""
     networks = described.networks
-    model = networks.classifier(network)
     stages = build_stages(config, described.splits, networks, mesh)
     state = training.load(
         stages,
@@ -191,30 +210,55 @@ def restore(
         average=described.options.average_decay is not None,
         mesh=mesh,
     )
-    if int(state.step) <= _steps_before(config, stages, networks, network):
+    begins = 0
+    for stage in stages:
+        if networks.trains(config[stage.name], network):
+            break
+        begins += stage.num_epochs * stage.data.steps_per_epoch
+    else:
+        begins = 0 if (config.get("adopt") or {}).get(network) else math.inf
+    if begins and int(state.step) <= begins:
         raise InputError(
             f"The run in {workdir} has not trained {network!r} at step "
             f"{int(state.step)}: train on, or take a later `checkpoint`."
         )
-    params, model_state = state.evaluated_params, state.model_state
-    weights = networks.weights(params, model_state, network)
-    return Restored(
-        described,
-        int(state.step),
-        build_classifier(config, described.splits, model, *weights),
-    )
+    return state
 
 
-def _steps_before(
-    config: Config, stages: Sequence[Stage], networks: Networks, network: str
-) -> int:
-    """Steps until the run begins to train a classifier; -1 if a stage 0 does."""
-    total = 0
-    for stage in stages:
-        if networks.trained_classifier(config[stage.name]) == network:
-            return total or -1
-        total += stage.num_epochs * stage.data.steps_per_epoch
-    raise InputError(f"`stages` must train {network!r}, no block's `trainable` has it.")
+def adopting(config: Config, networks: Networks, mesh: Mesh) -> training.Adopt | None:
+    """Takes over the networks of other runs that `config.adopt` names by directory.
+
+    Raises:
+      InputError: there is no such run, or its network is another.
+    """
+    given = {k: v for k, v in (config.get("adopt") or {}).items() if v is not None}
+    sources: dict[str, Any] = {k: read_config(Path(v)) for k, v in given.items()}
+    for name in given:
+        one_of(networks.others, adopt=name)
+    if not given:
+        return None
+
+    def adopt(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
+        params, model_state = dict(params), dict(model_state)
+        for name, workdir in given.items():
+            source = sources[name]
+            described = run(source, mesh)
+            one_of(described.networks.others, **{f"adopt.{name}": name})
+            state = _trained(source, described, name, Path(workdir), "best", mesh)
+            found = state.evaluated_params[name], state.model_state[name]
+            if _shapes(found) != _shapes((params[name], model_state[name])):
+                raise InputError(
+                    f"`adopt.{name}` is another network in {workdir}: its block "
+                    f"networks.{name} is {source.networks[name].to_dict()}."
+                )
+            params[name], model_state[name] = found
+        return params, model_state
+
+    return adopt
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
 
 
 def another_run(mesh: Mesh) -> Another:
@@ -251,9 +295,12 @@ def _validation(
         built = build_classifier(config, splits, networks.classifier(name), *weights)
         attacks = [dataclasses.replace(attack, source=built.source)]
         result = judge(built.logits_fn, attacks=attacks)
+        clean = float(result.clean_correct.mean())
+        robust = float(result.worst_case_correct.mean())
         return {
-            "validation/clean_accuracy": float(result.clean_correct.mean()),
-            "validation/robust_accuracy": float(result.worst_case_correct.mean()),
+            "validation/clean_accuracy": clean,
+            "validation/robust_accuracy": robust,
+            "validation/mean_accuracy": (clean + robust) / 2,
         }
 
     trained = {

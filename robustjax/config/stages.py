@@ -28,7 +28,12 @@ from robustjax.types import (
     Stage,
 )
 
-SELECTIONS = ("last", "validation/clean_accuracy", "validation/robust_accuracy")
+SELECTIONS = (
+    "last",
+    "validation/clean_accuracy",
+    "validation/robust_accuracy",
+    "validation/mean_accuracy",
+)
 
 Config = Any  # an ml_collections.ConfigDict, whose type hides its fields
 

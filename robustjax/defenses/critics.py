@@ -60,7 +60,8 @@ def separation_released(
     """What stands for eq. (5) in the released code, whose subtraction is not there.
 
     A mask that selects nothing is a term of 0; if no example is right on x at all, the
-    losses are the plain means of a and d.
+    losses are the plain means of a and d. The last term lowers estimates of surviving
+    examples without end: where hardly any example is fooled, nothing holds it.
 
     Args:
       cosine_fooled: Weight of the cosines in T_W.
@@ -126,9 +127,7 @@ def separation() -> CriticObjective:
     return objective
 
 
-def maximisation(
-    *, selection: Literal["all", "released"] = "all"
-) -> CriticObjective:
+def maximisation(*, selection: Literal["all", "released"] = "all") -> CriticObjective:
     """Eq. (4), "MIM".
 
     Args:

@@ -14,6 +14,7 @@ from robustjax.training.optimizers import one_cycle as one_cycle
 from robustjax.training.optimizers import piecewise as piecewise
 from robustjax.training.optimizers import sgd as sgd
 from robustjax.training.sharding import data_mesh as data_mesh
+from robustjax.training.stage import Adopt as Adopt
 from robustjax.training.stage import Diverged as Diverged
 from robustjax.training.stage import LoopOptions as LoopOptions
 from robustjax.training.stage import StoppedBySignal as StoppedBySignal

@@ -17,6 +17,7 @@ from robustjax.training import sharding
 from robustjax.training.checkpoint import Checkpoints, Progress
 from robustjax.training.metrics import MetricsLog
 from robustjax.training.stage import (
+    Adopt,
     Init,
     LoopOptions,
     Run,
@@ -37,6 +38,7 @@ def train(
     workdir: str | Path,
     validate: Validate | Mapping[str, Validate] | None = None,
     prepare: Prepare | None = None,
+    adopt: Adopt | None = None,
     options: LoopOptions | None = None,
     mesh: Mesh | None = None,
 ) -> TrainState:
@@ -52,6 +54,8 @@ def train(
         stage selects by, decides which checkpoint is the best. Or one by each stage's
         name, for those that have one.
       prepare: `(key, images) -> x` on the device, see `make_train_step`.
+      adopt: `(params, model_state) -> (params, model_state)` of the run's first state,
+        outside of `jit`: puts trained networks in place of what `init` made.
       options: How the loop runs.
       mesh: Devices, by default all of them.
 
@@ -74,7 +78,7 @@ def train(
         steps = checkpoints.steps()
         progress = checkpoints.progress(steps[-1]) if steps else Progress()
         log = MetricsLog(workdir, after=steps[-1] if steps else 0)
-        run = Run(checkpoints, log, mesh, options, validate, prepare, stop)
+        run = Run(checkpoints, log, mesh, options, validate, prepare, adopt, stop)
         state = None
         with contextlib.closing(log):
             for index in range(progress.stage, len(stages)):

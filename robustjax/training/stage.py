@@ -29,6 +29,7 @@ from robustjax.types import Batch, Key, PyTree, Stage
 
 Validate = Callable[[PyTree, PyTree], dict[str, float]]
 Init = Callable[[Key], tuple[PyTree, PyTree]]
+Adopt = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 
 _DEFAULT_METRIC = "validation/robust_accuracy"
 
@@ -80,6 +81,7 @@ class Run:
     options: LoopOptions
     validate: Mapping[str, Validate]
     prepare: Prepare | None
+    adopt: Adopt | None
     stop: threading.Event
 
 
@@ -100,6 +102,8 @@ class StageRun:
         init_key, stage_key = jax.random.split(jax.random.fold_in(key, self._index))
         if previous is None:
             params, model_state = jit(init)(init_key)
+            if self._shared.adopt is not None:
+                params, model_state = self._shared.adopt(params, model_state)
             step = 0
         else:
             params, model_state = previous.evaluated_params, previous.model_state
