@@ -6,8 +6,8 @@ What differs from the paper, see "Improving Adversarial Robustness via Mutual
 Information Estimation" (Zhou et al., 2022): the target is a WideResNet-34-10 (the
 reference is the ResNet-18), batches of 256, PGD-40 of 0.007, two epochs of plain
 training first, lambda 0, predictions by a softmax over the batch, seven forward passes
-a step, a reference and critics trained on L2 noise. Their checkpoint is the best mean of clean accuracy and
-accuracy under PGD-40 on the test set; here PGD-40 on the validation split decides.
+a step, a reference and critics trained on L2 noise. Their checkpoint is the best mean
+of clean accuracy and that under PGD-40 on the test set; here on the validation split.
 """
 
 import ml_collections

@@ -13,8 +13,13 @@ from robustjax import build, data, training
 from robustjax.data import Dataset, Splits
 from robustjax.types import Batch
 
-SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
-TRAIN = {"digits": 1080, "mnist": 59_000, "cifar10": 49_000}
+SHAPES = {
+    "digits": (8, 8, 1),
+    "mnist": (28, 28, 1),
+    "cifar10": (32, 32, 3),
+    "tiny_imagenet10": (64, 64, 3),
+}
+TRAIN = {"digits": 1080, "mnist": 59_000, "cifar10": 49_000, "tiny_imagenet10": 4500}
 FOLDER = Path(configs.__file__).parent
 NAMES = [
     path.stem
@@ -63,8 +68,10 @@ def test_a_config_builds_and_its_step_has_the_right_shapes(name, monkeypatch):
     assert build.build_suite("quick", config.evaluation)
 
     for stage in stages:
+        params = jax.eval_shape(run.init, jax.random.key(0))[0]
+        trainable = None if stage.trainable is None else stage.trainable(params)
         step = training.make_train_step(
-            stage.loss_fn, stage.optimizer, prepare=run.prepare
+            stage.loss_fn, stage.optimizer, prepare=run.prepare, trainable=trainable
         )
 
         def first(key, batch, stage=stage, step=step):
@@ -76,7 +83,7 @@ def test_a_config_builds_and_its_step_has_the_right_shapes(name, monkeypatch):
         size, shape = config.data.batch_size, SHAPES[config.data.name]
         rows = config[stage.name].get("data")
         if rows is not None:
-            size = rows.num_templates + rows.num_queries
+            size = rows.get("batch_size") or rows.num_templates + rows.num_queries
         batch = Batch(
             jax.ShapeDtypeStruct((size, *shape), np.uint8),
             jax.ShapeDtypeStruct((size,), np.int32),
