@@ -20,11 +20,11 @@ import jax.numpy as jnp
 
 from robustjax import _checks
 from robustjax._checks import InputError
+from robustjax.information._blocks import by_blocks, score_row, wide
 from robustjax.types import Array, PyTree
 
 Measure = Literal["gan", "jsd", "chi_squared", "kl", "reverse_kl", "hellinger", "w1"]
 _LOG_2 = math.log(2.0)
-_ENTRIES = 2**22  # scores of one block
 
 
 class Bound(NamedTuple):
@@ -57,7 +57,7 @@ def scores(local_features: Array, global_features: Array) -> Array:
       global_features: [N, U, M].
     """
     _check_features(local_features, global_features)
-    return jax.vmap(_score_row, (None, 0))(local_features, global_features)
+    return jax.vmap(score_row, (None, 0))(local_features, global_features)
 
 
 def estimates(
@@ -102,7 +102,7 @@ def estimates_of_scores(bound: Bound, u: Array) -> Array:
         raise InputError(
             f"`u` must be scores [N, N, L, M] of at least 2 samples, got {u.shape}."
         )
-    return bound.combine(jax.vmap(bound.row)(_wide(u), jnp.arange(len(u))))
+    return bound.combine(jax.vmap(bound.row)(wide(u), jnp.arange(len(u))))
 
 
 def estimates_by_place(
@@ -346,35 +346,22 @@ def _along(flags: Array, u: Array) -> Array:
     return flags.reshape((-1,) + (1,) * (u.ndim - 1))
 
 
-def _score_row(local_features: Array, global_features: Array) -> Array:
-    """u[j, l, m] of one sample's global features [U, M]."""
-    return jnp.einsum(
-        "jul,um->jlm", local_features, global_features, precision="highest"
-    )
-
-
 def _summaries(
     bound: Bound, local_features: Array, global_features: Array, block_size: int | None
 ) -> PyTree:
     _check_features(local_features, global_features)
-    local_features, global_features = map(_wide, (local_features, global_features))
+    local_features, global_features = map(wide, (local_features, global_features))
     count, _, num_local = local_features.shape
-    if block_size is None:
-        row_size = count * num_local * global_features.shape[2]
-        block_size = max(1, _ENTRIES // row_size)
-    _checks.positive_int(block_size=block_size)
 
     def row(part: tuple[Array, Array]) -> PyTree:
-        return bound.row(_score_row(local_features, part[0]), part[1])
+        return bound.row(score_row(local_features, part[0]), part[1])
 
-    parts = (global_features, jnp.arange(count))
-    if block_size >= count:
-        return jax.vmap(row)(parts)
-    return jax.lax.map(jax.checkpoint(row), parts, batch_size=block_size)
-
-
-def _wide(values: Array) -> Array:
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return by_blocks(
+        row,
+        (global_features, jnp.arange(count)),
+        row_size=count * num_local * global_features.shape[2],
+        block_size=block_size,
+    )
 
 
 def _check_features(local_features: Array, global_features: Array) -> None:
