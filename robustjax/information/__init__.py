@@ -1,5 +1,7 @@
 """Mutual information: bounds on it from the scores of critics."""
 
+from robustjax.information.bank import estimates_against as estimates_against
+from robustjax.information.bank import probe as probe
 from robustjax.information.bounds import Bound as Bound
 from robustjax.information.bounds import climbed as climbed
 from robustjax.information.bounds import donsker_varadhan as donsker_varadhan
