@@ -1,5 +1,6 @@
 """Evaluation: plain arrays per example, and reports made of them."""
 
+from robustjax.evaluation.information import information_of as information_of
 from robustjax.evaluation.minimum_norm import accuracy_at as accuracy_at
 from robustjax.evaluation.minimum_norm import minimum_norms as minimum_norms
 from robustjax.evaluation.report import mean_and_deviation as mean_and_deviation

@@ -23,9 +23,8 @@ def batches_of(
 ) -> Iterator[EvalBatch]:
     """Block after block, on the devices; one shape, a multiple of the devices."""
     mesh = mesh or sharding.data_mesh()
-    devices = mesh.shape["data"]
     total = len(dataset) if num_examples is None else num_examples
-    batch_size = devices * math.ceil(min(batch_size, max(total, 1)) / devices)
+    batch_size = _whole(batch_size, total, mesh)
     if is_transductive(predict) and total % batch_size:
         raise _checks.InputError(
             f"`batch_size` must divide the {total} images of a transductive "
@@ -34,6 +33,28 @@ def batches_of(
     for batch in evaluation_batches(dataset, batch_size, num_examples=num_examples):
         index = batch.index.astype(np.uint32)  # what keys fold in
         yield sharding.global_rows(mesh, batch._replace(index=index))
+
+
+def rows_of(
+    arrays: tuple[np.ndarray, ...], batch_size: int, mesh: Mesh | None
+) -> Iterator[tuple[Array, ...]]:
+    """Arrays [N, ...] block after block, on the devices, as `batches_of` cuts them.
+
+    The last block is filled up with copies of its first row.
+    """
+    mesh = mesh or sharding.data_mesh()
+    total = len(arrays[0])
+    batch_size = _whole(batch_size, total, mesh)
+    for start in range(0, total, batch_size):
+        rows = np.arange(start, start + batch_size)
+        rows = np.where(rows < total, rows, start)
+        yield sharding.global_rows(mesh, tuple(array[rows] for array in arrays))
+
+
+def _whole(batch_size: int, total: int, mesh: Mesh) -> int:
+    """No more than there are images, rounded up to a multiple of the devices."""
+    devices = mesh.shape["data"]
+    return devices * math.ceil(min(batch_size, max(total, 1)) / devices)
 
 
 def block_size(
