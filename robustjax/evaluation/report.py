@@ -1,7 +1,8 @@
 """Reports: the only code that formats numbers.
 
 `report.json` holds every number and every parameter, `report.md` the table that people
-read, `curve.png` a robustness curve if one was run.
+read, `curve.png` a robustness curve if one was run, `information.png` estimates of
+mutual information.
 """
 
 import dataclasses
@@ -13,6 +14,12 @@ import jax
 import numpy as np
 
 from robustjax._checks import InputError
+from robustjax.evaluation._pictures import (
+    draw_curve,
+    draw_information,
+    draw_radar,
+    has_radar,
+)
 from robustjax.evaluation.minimum_norm import accuracy_at, minimum_norms
 from robustjax.evaluation.results import AttackResult, Robustness, wilson_interval
 from robustjax.training import write_json
@@ -91,14 +98,19 @@ def write_report(
     *,
     context: Mapping[str, Any],
     curve: Mapping[str, Sequence[float]] | None = None,
+    information: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `report.json`, `report.md` and, with a curve, `curve.png`.
+    """Writes `report.json`, `report.md` and pictures of what else is given.
+
+    These are `curve.png`, `information.png`, and `information_radar.png` for at least
+    three attacks on a classifier with a critic of images.
 
     Args:
       directory: Created if needed.
       summary: From `summarise`.
       context: What else a reader needs: config, checkpoint, versions, device, commit.
       curve: `eps` and `accuracy` of a robustness curve.
+      information: From `information_of`.
 
     Raises:
       InputError: the directory cannot be written.
@@ -106,14 +118,20 @@ def write_report(
     content = {**context, **summary}
     if curve is not None:
         content["curve"] = {name: list(values) for name, values in curve.items()}
+    if information is not None:
+        content["information"] = dict(information)
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        if curve is not None:
+            draw_curve(directory / "curve.png", curve, summary["num_examples"])
+        if information is not None:
+            draw_information(directory / "information.png", information)
+            if has_radar(information):
+                draw_radar(directory / "information_radar.png", information)
         write_json(directory / "report.json", content)
         partial = directory / "report.md.partial"
-        partial.write_text(_markdown(summary, context, curve))
+        partial.write_text(_markdown(summary, context, curve, information))
         partial.replace(directory / "report.md")
-        if curve is not None:
-            _plot(directory / "curve.png", curve, summary["num_examples"])
     except OSError as error:
         raise InputError(f"Cannot write to {directory}: {error.strerror}.") from error
 
@@ -210,7 +228,12 @@ def _aligned(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _markdown(summary: Mapping, context: Mapping, curve: Mapping | None) -> str:
+def _markdown(
+    summary: Mapping,
+    context: Mapping,
+    curve: Mapping | None,
+    information: Mapping | None,
+) -> str:
     lines = ["# Robustness report", ""]
     for name in ("workdir", "checkpoint", "data", "suite", "device", "commit", "seed"):
         if name in context:
@@ -249,12 +272,43 @@ def _markdown(summary: Mapping, context: Mapping, curve: Mapping | None) -> str:
         for eps, accuracy in zip(curve["eps"], curve["accuracy"], strict=True):
             cells.append((f"{eps:.5g}", f"{100 * accuracy:.2f}%"))
         lines.append(_aligned(cells))
+    if information is not None:
+        lines += _information(information)
     lines += [
         "",
         f"JAX {jax.__version__}; every number and the config: report.json.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _information(information: Mapping[str, Any]) -> list[str]:
+    quantities = information["quantities"]
+    names = [quantity.replace("_", " ") for quantity in quantities]
+    cells = [("attack", "images", "n", *names)]
+    for attack in information["attacks"]:
+        for group, row in attack["groups"].items():
+            figures = [_mean_or_none(row[quantity]) for quantity in quantities]
+            cells.append((attack["name"], group, str(row["count"]), *figures))
+    lines = [
+        *("", "## Information", ""),
+        "Critics' estimates of what logits say: natural of x, adversarial of "
+        "x_adv - x, standard of the image that they are the logits of; clean in those "
+        "of x, adv in those of x_adv. Mean and deviation over images; right are those "
+        "right on x, of them fooled are wrong on x_adv, survived right. Figures of "
+        "different critics do not compare.",
+        *("", _aligned(cells), ""),
+        "![information](information.png)",
+    ]
+    if has_radar(information):
+        lines += ["", "![information by attack](information_radar.png)"]
+    return lines
+
+
+def _mean_or_none(figures: Mapping[str, float | None]) -> str:
+    if figures["mean"] is None:
+        return "-"
+    return f"{figures['mean']:.3f} ({figures['deviation']:.3f})"
 
 
 def _details(row: Mapping[str, Any]) -> list[str]:
@@ -276,20 +330,3 @@ def _details(row: Mapping[str, Any]) -> list[str]:
             for eps, accuracy in zip(found["eps"], found["accuracy"], strict=True)
         ]
     return lines
-
-
-def _plot(path: Path, curve: Mapping[str, Sequence[float]], total: int) -> None:
-    from matplotlib.figure import Figure  # slow to import, and needs no display
-
-    figure = Figure(figsize=(5, 3.5), layout="constrained")
-    axes = figure.subplots()
-    low, high = np.transpose(
-        [wilson_interval(round(a * total), total) for a in curve["accuracy"]]
-    )
-    axes.fill_between(curve["eps"], low, high, alpha=0.2, label="95% interval")
-    axes.plot(curve["eps"], curve["accuracy"], marker="o", label=f"n = {total}")
-    axes.set(xlabel="eps (pixels in [0, 1])", ylabel="accuracy", ylim=(0, 1))
-    axes.legend()
-    partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=150)
-    partial.replace(path)

@@ -1,4 +1,4 @@
-"""Groups and figures by hand, with probes that are sums."""
+"""Groups and figures by hand, with probes that are sums; what the report shows."""
 
 import dataclasses
 import json
@@ -17,6 +17,8 @@ from robustjax.evaluation import (
     Robustness,
     evaluate,
     information_of,
+    summarise,
+    write_report,
 )
 
 # One pixel, two classes: right of a half is class 1.
@@ -241,3 +243,53 @@ def test_bad_input(changes, probes, message):
 def test_a_classifier_that_draws_once_is_refused():
     with pytest.raises(InputError, match=r"must return \[B, K\]"):
         information_of(a_result(), DATA, lambda x: logits_fn(x)[None], **PROBES)
+
+
+def written(directory, result, **probes):
+    found = information_of(result, DATA, logits_fn, **probes)
+    summary = summarise(result)
+    write_report(directory, summary, context={"seed": 0}, information=found)
+    assert json.loads((directory / "report.json").read_text())["information"] == found
+    for path in directory.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    names = {path.name for path in directory.iterdir()}
+    return names, (directory / "report.md").read_text()
+
+
+def test_the_report_has_a_table_and_bars(tmp_path):
+    nothing = an_attack("nothing", np.zeros_like(STEP))
+    names, text = written(tmp_path, a_result(an_attack(), nothing), **PROBES)
+    assert names == {"report.json", "report.md", "information.png"}
+    assert "![information](information.png)" in text
+    assert "radar" not in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = {tuple(row[:2]): row[2:] for row in cells}
+    titles = [name.replace("_", " ") for name in expected()]
+    assert rows["attack", "images"] == ["n", *titles]
+    natural = expected()["natural_clean"][GROUPS["fooled"]]
+    mean, deviation = natural.mean(), natural.std(ddof=1)
+    assert rows["step", "fooled"][:2] == ["2", f"{mean:.3f} ({deviation:.3f})"]
+    assert rows["nothing", "fooled"] == ["0", *["-"] * 6]
+
+
+@pytest.mark.parametrize(
+    ("probes", "radar"),
+    [
+        (PROBES, True),
+        (dict(standard=probe(7)), True),
+        (dict(adversarial=probe(3)), False),
+    ],
+)
+def test_a_radar_has_three_attacks_and_a_critic_of_images(tmp_path, probes, radar):
+    several = [an_attack(str(n), STEP / n) for n in (1, 2, 3)]
+    names, text = written(tmp_path, a_result(*several), **probes)
+    assert ("information_radar.png" in names) == radar
+    assert ("(information_radar.png)" in text) == radar
+
+
+def test_pictures_of_estimates_that_are_not_finite(tmp_path):
+    several = [an_attack(str(n), STEP / n) for n in (1, 2, 3)]
+    infinite = lambda samples, z: jnp.full(len(z), -jnp.inf)
+    names, _ = written(tmp_path, a_result(*several), natural=infinite)
+    assert {"information.png", "information_radar.png"} < names

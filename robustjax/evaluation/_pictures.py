@@ -1,0 +1,144 @@
+"""Pictures of reports: what numbers look like, without a display."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustjax.evaluation.results import wilson_interval
+
+_CRITICS = {
+    "natural": "natural: of x",
+    "adversarial": "adversarial: of x_adv - x",
+    "standard": "standard: of the image itself",
+}
+_RADAR = {
+    "natural": ("x in h(x)", "x in h(x_adv)"),
+    "standard": ("x in h(x)", "x_adv in h(x_adv)"),
+}
+_SIDES = {"clean": "tab:blue", "adv": "tab:red"}
+_SHIFT = "mean - smallest of any image"
+
+
+def draw_curve(path: Path, curve: Mapping[str, Sequence[float]], total: int) -> None:
+    """A robustness curve with its 95% intervals."""
+    figure = _figure(5, 3.5)
+    axes = figure.subplots()
+    low, high = np.transpose(
+        [wilson_interval(round(a * total), total) for a in curve["accuracy"]]
+    )
+    axes.fill_between(curve["eps"], low, high, alpha=0.2, label="95% interval")
+    axes.plot(curve["eps"], curve["accuracy"], marker="o", label=f"n = {total}")
+    axes.set(xlabel="eps (pixels in [0, 1])", ylabel="accuracy", ylim=(0, 1))
+    axes.legend()
+    _save(figure, path)
+
+
+def draw_information(path: Path, information: Mapping[str, Any]) -> None:
+    """Means and deviations over all images, clean against adversarial, by critic.
+
+    After fig. 4 of NAMID's paper. Each critic has a zero of its own, the smallest
+    estimate of any image, since a zero that critics shared would mean nothing.
+    """
+    names = [attack["name"] for attack in information["attacks"]]
+    critics = _given(_CRITICS, information)
+    figure = _figure(1.5 + 3 * len(critics), 1.8 + 0.55 * len(names))
+    panels = figure.subplots(1, len(critics), sharey=True, squeeze=False)[0]
+    places = np.arange(len(names))
+    for axes, critic in zip(panels, critics, strict=True):
+        zero = _smallest(information, critic)
+        for side, label, offset in (("clean", "h(x)", -0.2), ("adv", "h(x_adv)", 0.2)):
+            quantity = f"{critic}_{side}"
+            axes.barh(
+                places + offset,
+                _values(information, quantity, "mean") - zero,
+                xerr=_values(information, quantity, "deviation"),
+                height=0.36,
+                capsize=3,
+                color=_SIDES[side],
+                label=label,
+            )
+        axes.set(title=_CRITICS[critic], xlabel=_SHIFT, yticks=places)
+        axes.set_xlim(left=0)
+    panels[0].set_yticks(places, names)
+    panels[0].invert_yaxis()  # shared: the first attack is on top
+    handles, labels = panels[0].get_legend_handles_labels()
+    title = "information in, mean and deviation over images"
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, title=title)
+    _save(figure, path)
+
+
+def has_radar(information: Mapping[str, Any]) -> bool:
+    """Whether there are enough attacks for axes, and a critic of images."""
+    return len(information["attacks"]) >= 3 and bool(_given(_RADAR, information))
+
+
+def draw_radar(path: Path, information: Mapping[str, Any]) -> None:
+    """Means over all images with an axis for each attack, after fig. 2 of the paper.
+
+    A circle for each critic of images, its smallest estimate of any image at the
+    centre.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    names = [attack["name"] for attack in information["attacks"]]
+    turns = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
+    critics = _given(_RADAR, information)
+    figure = _figure(6 * len(critics), 6)
+    figure.suptitle(f"information: {_SHIFT}")
+    panels = figure.subplots(
+        1, len(critics), squeeze=False, subplot_kw={"projection": "polar"}
+    )[0]
+    for axes, critic in zip(panels, critics, strict=True):
+        zero = _smallest(information, critic)
+        for side, label in zip(_SIDES, _RADAR[critic], strict=True):
+            values = _values(information, f"{critic}_{side}", "mean") - zero
+            axes.plot(
+                np.append(turns, 0),
+                np.append(values, values[0]),
+                color=_SIDES[side],
+                marker="o",
+                label=label,
+            )
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(4, prune="lower"))
+        axes.set_xticks(turns, names)
+        for text, turn in zip(axes.get_xticklabels(), turns, strict=True):
+            side = np.sign(np.round(np.cos(turn), 3))  # names stay out of the circle
+            text.set_horizontalalignment(("center", "left", "right")[int(side)])
+        axes.legend(title=critic, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    _save(figure, path)
+
+
+def _given(critics: Mapping[str, Any], information: Mapping[str, Any]) -> list[str]:
+    return [name for name in critics if f"{name}_clean" in information["quantities"]]
+
+
+def _smallest(information: Mapping[str, Any], critic: str) -> float:
+    """Of all images, under all attacks; NaN if no estimate is finite."""
+    found = [
+        _values(information, f"{critic}_{side}", "smallest")
+        for side in ("clean", "adv")
+    ]
+    finite = [value for value in np.concatenate(found) if np.isfinite(value)]
+    return min(finite, default=np.nan)
+
+
+def _values(information: Mapping[str, Any], quantity: str, figure: str) -> np.ndarray:
+    """One for each attack, [A]; NaN where there is none, which is not drawn."""
+    rows = [attack["groups"]["all"][quantity] for attack in information["attacks"]]
+    return np.array([row[figure] for row in rows], float)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # slow to import, and needs no display
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    """A reader sees the old picture or the whole new one."""
+    partial = path.with_suffix(".partial.png")
+    figure.savefig(partial, dpi=150)
+    partial.replace(path)
