@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 from absl import flags
 
 from robustjax import build, cli, evaluation, training
@@ -30,12 +29,14 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the attacks.")
 _HEAD = flags.DEFINE_string("head", None, "Another head: linear, wnll, ...")
 _TRANSFORM = flags.DEFINE_string("transform", None, "Before the model; or none.")
 _SET = flags.DEFINE_multi_string("set", [], "Override: --set=head.num_templates=500.")
-# Overrides of the suite's attacks.
-_NORM = flags.DEFINE_string("attack.norm", None, "linf, l2 or l1.")
-_EPS = flags.DEFINE_float("attack.eps", None, "Radius; step_size scales with it.")
-_STEP_SIZE = flags.DEFINE_float("attack.step_size", None, "Step size.")
-_NUM_STEPS = flags.DEFINE_integer("attack.num_steps", None, "Of the suite quick.")
-_NUM_RESTARTS = flags.DEFINE_integer("attack.num_restarts", None, "Of quick too.")
+_ATTACK = dict(  # overrides of the suite's attacks
+    norm=flags.DEFINE_string("attack.norm", None, "linf, l2 or l1."),
+    eps=flags.DEFINE_float("attack.eps", None, "Radius; step_size scales with it."),
+    step_size=flags.DEFINE_float("attack.step_size", None, "Step size."),
+    num_steps=flags.DEFINE_integer("attack.num_steps", None, "Of the suite quick."),
+    num_restarts=flags.DEFINE_integer("attack.num_restarts", None, "Of quick too."),
+    batch_size=_BATCH_SIZE,
+)
 
 
 def judge(workdir: Path, report: Path) -> dict[str, float]:
@@ -44,7 +45,8 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
     build.override(config, _HEAD.value, _TRANSFORM.value, _SET.value)
     if _DATA_DIR.value is not None:
         config.data.data_dir = _DATA_DIR.value
-    block = _evaluation(config.evaluation)
+    given: dict[str, Any] = {name: flag.value for name, flag in _ATTACK.items()}
+    block = build.evaluation_with(config.evaluation, **given)
     radii = None if _CURVE.value is None else _radii(_CURVE.value)
     attack_at = None if radii is None else build.curve_attack(block)
     mesh = training.data_mesh()
@@ -56,7 +58,7 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         checkpoint=_CHECKPOINT.value,
         network=_NETWORK.value,
     )
-    another = build.another_run(mesh)
+    another = build.another_run(mesh, workdir, config)
     attacks = build.build_suite(_SUITE.value, block, another, classifier)
     chosen: dict[str, Any] = dict(
         key=jax.random.key(_SEED.value),
@@ -65,8 +67,15 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         mesh=mesh,
     )
     test, predict = run.splits.test, classifier.logits_fn
-    kept = dict(keep_adversarial=_SAVE.value, state_dir=report, log=print)
+    probes = None if classifier.critics is None else classifier.critics.probes
+    kept = dict(keep_adversarial=_SAVE.value or bool(probes))
+    kept |= dict(state_dir=report, log=print)
     result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
+    information = None
+    if probes:
+        information = evaluation.information_of(
+            result, test, predict, batch_size=block["batch_size"], mesh=mesh, **probes
+        )
     curve = None
     if radii is not None and attack_at is not None:
         chosen |= dict(source=classifier.source)
@@ -85,7 +94,9 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
             versions=cli.versions(),
             config=build.resolved(config),
         )
-        evaluation.write_report(report, summary, context=context, curve=curve)
+        evaluation.write_report(
+            report, summary, context=context, curve=curve, information=information
+        )
         if _SAVE.value:
             evaluation.save_adversarial(report / "adversarial", result)
         print(
@@ -112,26 +123,6 @@ def main() -> None:
     if jax.process_index() == 0:
         training.write_json(report / "seeds.json", figures)
         print(f"\n{evaluation.seeds_table(figures)}")
-
-
-def _evaluation(block: ml_collections.ConfigDict) -> dict:
-    """`config.evaluation` with the flags' overrides."""
-    result = block.to_dict()
-    if _NORM.value is not None:
-        result["threat"]["name"] = _NORM.value
-    if _EPS.value is not None:
-        old = result["threat"]["eps"]
-        result["threat"]["eps"] = _EPS.value
-        result["step_size"] *= _EPS.value / old if old else 1.0
-    for name, flag in (
-        ("step_size", _STEP_SIZE),
-        ("num_steps", _NUM_STEPS),
-        ("num_restarts", _NUM_RESTARTS),
-        ("batch_size", _BATCH_SIZE),
-    ):
-        if flag.value is not None:
-            result[name] = flag.value
-    return result
 
 
 def _radii(given: list[str]) -> list[float]:

@@ -61,6 +61,7 @@ def base(eps: float) -> ml_collections.ConfigDict:
         num_restarts=5,
         batch_size=512,
         draws=30,  # of a random classifier, per image
+        bank=64,  # training images that critics compare an image with
     )
     return config
 

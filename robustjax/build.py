@@ -13,6 +13,7 @@ from robustjax.config.classifiers import Classifier as Classifier
 from robustjax.config.networks import Networks as Networks
 from robustjax.config.networks import build_model as build_model
 from robustjax.config.networks import build_networks as build_networks
+from robustjax.config.overrides import evaluation_with as evaluation_with
 from robustjax.config.overrides import override as override
 from robustjax.config.runs import Run as Run
 from robustjax.config.runs import adopting as adopting

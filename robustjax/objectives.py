@@ -143,6 +143,23 @@ def targeted(objective: Objective, target: Array) -> Objective:
     return climb
 
 
+def scaled(objective: Objective, scale: float | Array) -> Objective:
+    """The objective of `scale` times the logits.
+
+    Large logits round the gradient of a cross-entropy to 0, small ones hide it: a
+    classifier whose accuracy depends on the scale is hiding from the attack.
+
+    Raises:
+      InputError: the scale is not above 0.
+
+    Example:
+      >>> scaled(margin, 10.0)(jnp.array([[1.0, 3.0]]), jnp.array([0])).tolist()
+      [20.0]
+    """
+    _checks.positive(scale=scale)
+    return lambda logits, y: objective(scale * _wide(logits), y)
+
+
 def _targeted_dlr(logits: Array, y: Array, target: Array) -> Array:
     logits = _labelled(logits, y, least_classes=4)
     _checks.labels(logits, target)

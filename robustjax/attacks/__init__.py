@@ -57,6 +57,8 @@ from robustjax.attacks.noise import gaussian_noise as gaussian_noise
 from robustjax.attacks.noise import grey as grey
 from robustjax.attacks.noise import sign_noise as sign_noise
 from robustjax.attacks.noise import uniform_noise as uniform_noise
+from robustjax.attacks.penalty import WithPenalty as WithPenalty
+from robustjax.attacks.penalty import penalised as penalised
 from robustjax.attacks.pixel import pixel as pixel
 from robustjax.attacks.pixel import single_pixel as single_pixel
 from robustjax.attacks.rotation_translation import (

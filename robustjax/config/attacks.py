@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from robustjax import attacks, threats
+from robustjax import attacks, objectives, threats
 from robustjax._checks import InputError, one_of, positive_int
 from robustjax.config import names
 from robustjax.config.blocks import Block, call, lookup, make, rest
+from robustjax.config.critics import Critics
 from robustjax.evaluation import NamedAttack
-from robustjax.types import Array, Attack, LogitsFn, Threat
+from robustjax.types import Array, Attack, LogitsFn, Objective, Threat
 
 _LOOKS_INSIDE = ("feature_collision",)
 _ARRAYS = ("features_fn", "images", "labels")  # which no report shows
@@ -26,6 +27,11 @@ class Views(Protocol):
     has_head: bool
     has_transform: bool
     random_view: Mapping[str, Any] | None
+
+    @property
+    def critics(self) -> Critics | None:
+        """The run's critics, if it has any."""
+        ...
 
     def view(self, changes: Block, /) -> LogitsFn:
         """The classifier with these changes."""
@@ -43,6 +49,10 @@ class Views(Protocol):
         """The attack on templates and queries together."""
         ...
 
+    def penalised(self, attack: Attack, changes: Block, /) -> Attack:
+        """The attack with what critics say beside its objective."""
+        ...
+
 
 def build_threat(block: Block) -> Threat:
     """The threat of a block such as `dict(name="linf", eps=8 / 255)`."""
@@ -58,8 +68,10 @@ def build_attack(
     `radii`, which makes it a minimum-norm attack without a limit, judged at these radii
     and not counted in the worst case; `counts=False` for one that is held to no radius
     of the threat model; `view`, what changes in the classifier that it climbs;
-    `perturb_templates=True`, which moves the templates of that view too; and `judges`,
-    views that must be right beside the classifier, e.g. of other templates.
+    `perturb_templates=True`, which moves the templates of that view too; `judges`,
+    views that must be right beside the classifier, e.g. of other templates;
+    `information`, the weights of what critics say, see `Critics.penalised`; and
+    `source`, another run that the attack climbs, a black-box attack on this one.
 
     Args:
       block: The name and keywords; blocks inside blocks for `attack` and `attacks`.
@@ -72,10 +84,11 @@ def build_attack(
     given = dict(block)
     label = given.pop("label", None)
     view, joint = given.pop("view", None), given.pop("perturb_templates", False)
-    judges = given.pop("judges", ())
+    judges, critics = given.pop("judges", ()), given.pop("information", None)
+    surrogate = given.pop("source", None)
     if views is not None and view is None and not joint:
         view = views.random_view  # other random draws than those that judge
-    inside = view is not None or joint or judges
+    inside = view is not None or joint or judges or critics is not None
     inside = inside or given.get("name") in _LOOKS_INSIDE
     if views is None and inside:
         raise InputError(
@@ -87,11 +100,12 @@ def build_attack(
     if given.get("name") in _LOOKS_INSIDE and views is not None:
         given |= views.guides()
     repeats = 1
-    if view is not None and not joint and given.get("name") == "restarts":
-        # Each restart is judged: which of them is the worst, the view cannot tell.
+    elsewhere = surrogate is not None or (view is not None and not joint)
+    if elsewhere and given.get("name") == "restarts":
+        # Each restart is judged: which of them is the worst, the source cannot tell.
         repeats, given = given.get("num_restarts", 0), dict(given["attack"])
         positive_int(num_restarts=repeats)
-    attack, parameters = _attack(given, another)
+    attack, parameters = _attack(given, another, penalised=critics is not None)
     norm = parameters["threat"]["name"] if radii and "threat" in parameters else None
     if radii and norm is None:
         raise InputError(
@@ -108,6 +122,12 @@ def build_attack(
     if views is not None and joint:
         attack = views.perturbing(attack, view or {})
         parameters["perturb_templates"] = True
+    if views is not None and critics is not None:
+        attack = views.penalised(attack, critics)
+        parameters["information"] = _plain(critics)
+    if surrogate is not None:
+        parameters["source"] = surrogate
+        source = _found("source", another)(surrogate)
     others = ()
     if views is not None and judges:
         parameters["judges"] = _plain(judges)
@@ -143,6 +163,7 @@ def build_suite(
     check_suite(suite)
     if views is not None:
         about = dict(has_head=views.has_head, has_transform=views.has_transform)
+        about |= dict(critics=() if views.critics is None else views.critics.roles)
         evaluation = {**evaluation, **about}
     if suite.endswith(".py"):
         blocks = _own_suite(Path(suite), evaluation)
@@ -214,16 +235,19 @@ def _radii(given: Any) -> tuple[float, ...]:
 
 
 def _attack(
-    given: dict[str, Any], another: Another | None
+    given: dict[str, Any], another: Another | None, *, penalised: bool = False
 ) -> tuple[Attack, dict[str, Any]]:
     given = dict(given)
     name = given.pop("name", None)
     factory = lookup("attack", names.ATTACKS, name)
     arguments, shown = dict(given), dict(given)
     if "attack" in given:
-        arguments["attack"], shown["attack"] = _attack(given["attack"], another)
+        inner = _attack(given["attack"], another, penalised=penalised)
+        arguments["attack"], shown["attack"] = inner
     if "attacks" in given:
-        inner = [_attack(block, another) for block in given["attacks"]]
+        inner = [
+            _attack(block, another, penalised=penalised) for block in given["attacks"]
+        ]
         arguments["attacks"] = [attack for attack, _ in inner]
         shown["attacks"] = [parameters for _, parameters in inner]
     if "threat" in given:
@@ -231,23 +255,36 @@ def _attack(
         arguments["threat"] = build_threat(block)
         shown["threat"] = _described(names.THREATS[block["name"]], block)
     if "objective" in given:
-        name_of = given["objective"]
-        arguments["objective"] = lookup("objective", names.OBJECTIVES, name_of)
+        arguments["objective"] = _objective(given["objective"])
+    if penalised and "attack" not in given:
+        own = arguments.get("objective", objectives.cross_entropy)
+        arguments["objective"] = attacks.WithPenalty(own)
     if "random_start" in given:
         start = given["random_start"]
         start = {"name": start} if isinstance(start, str) else dict(start)
         shown["random_start"] = start
         arguments["random_start"] = _start(start, arguments.get("threat"))
     if "sources" in given:
-        if another is None:
-            raise InputError(
-                "`sources` are other runs: only eval.py attacks from them."
-            )
-        arguments["sources"] = [another(workdir) for workdir in given["sources"]]
+        find = _found("sources", another)
+        arguments["sources"] = [find(workdir) for workdir in given["sources"]]
     for inside in _ARRAYS:
         shown.pop(inside, None)
     attack = call(f"attack {name}", factory, arguments)
     return attack, {"name": name, **_described(factory, shown)}
+
+
+def _found(name: str, another: Another | None) -> Another:
+    if another is None:
+        raise InputError(f"`{name}` is of other runs: only eval.py attacks from them.")
+    return another
+
+
+def _objective(given: Any) -> Objective:
+    """By name, or by a block of a name and a scale of the logits."""
+    if isinstance(given, str):
+        return lookup("objective", names.OBJECTIVES, given)
+    fun = lookup("objective", names.OBJECTIVES, given.get("name"))
+    return call("objective", objectives.scaled, rest(given), objective=fun)
 
 
 def _start(block: dict[str, Any], threat: Threat | None):

@@ -7,7 +7,7 @@ templates or masks at once. A view is written like the block, as what changes in
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from robustjax._checks import InputError, positive_int
 from robustjax.attacks import expectation
 from robustjax.config import names
 from robustjax.config.blocks import Block, call, lookup, make
+from robustjax.config.critics import Critics
 from robustjax.config.heads import HeadSettings
 from robustjax.interpolation import Similarity, Template
 from robustjax.types import (
@@ -47,6 +48,7 @@ class Classifier:
         model: Model,
         params: PyTree,
         model_state: PyTree,
+        critics: Callable[[LogitsFn], Critics] | None = None,
     ):
         """Of these weights.
 
@@ -57,7 +59,10 @@ class Classifier:
           model: The model.
           params: Its parameters.
           model_state: Its BatchNorm statistics.
+          critics: Those of the run, of the classifier that is judged.
         """
+        self._make_critics = critics
+        self._critics: Critics | None = None
         head = config.get("head")
         self._head = HeadSettings(name="linear")
         if head is not None:
@@ -96,6 +101,30 @@ class Classifier:
     def source(self) -> LogitsFn | None:
         """What attacks climb where they name nothing, if it is not what is judged."""
         return None if self.random_view is None else self.view(self.random_view)
+
+    @property
+    def critics(self) -> Critics | None:
+        """The run's critics, if it has any."""
+        if self._critics is None and self._make_critics is not None:
+            self._critics = self._make_critics(self.logits_fn)
+        return self._critics
+
+    def penalised(self, attack: Attack, changes: Block) -> Attack:
+        """The attack with what the critics say beside its objective.
+
+        Args:
+          attack: One that climbs an `attacks.WithPenalty`.
+          changes: See `Critics.penalised`.
+
+        Raises:
+          InputError: there are no critics, or a weight is wrong.
+        """
+        if self.critics is None:
+            raise InputError(
+                "`information` in an attack's block needs a run with critics: see "
+                "configs/namid.py."
+            )
+        return self.critics.penalised(attack, changes)
 
     def view(self, changes: Block) -> LogitsFn:
         """The classifier with these changes.

@@ -12,7 +12,7 @@ from robustjax import (
     training,
     transforms,
 )
-from robustjax.config import suites
+from robustjax.config import namid_suites, suites
 from robustjax.types import Objective
 
 THREATS = {"linf": threats.linf, "l2": threats.l2, "l1": threats.l1}
@@ -147,7 +147,8 @@ SUITES = {
     "standard": suites.standard,
     "autoattack": suites.autoattack,
     "screen": suites.screen,
-    "namid_paper": suites.namid_paper,
+    "namid_paper": namid_suites.namid_paper,
+    "namid_adaptive": namid_suites.namid_adaptive,
     "wnll_paper": suites.wnll_paper,
     "wnll_adaptive": suites.wnll_adaptive,
     "nip_paper": suites.nip_paper,

@@ -54,3 +54,34 @@ def override(
             inside = inside[part]
         with inside.ignore_type():  # a weight may be a name or a number
             inside[rest[-1]] = value
+
+
+def evaluation_with(
+    evaluation: Any,
+    *,
+    norm: str | None = None,
+    eps: float | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """`config.evaluation` with what is not None in place of its own.
+
+    Args:
+      evaluation: The block.
+      norm: Of the threat.
+      eps: Of the threat; step_size scales with it.
+      **others: Entries of the block.
+
+    Example:
+      >>> threat = {"name": "linf", "eps": 0.1}
+      >>> block = ConfigDict({"threat": threat, "step_size": 0.05})
+      >>> evaluation_with(block, eps=0.2)
+      {'step_size': 0.1, 'threat': {'eps': 0.2, 'name': 'linf'}}
+    """
+    result = evaluation.to_dict()
+    if norm is not None:
+        result["threat"]["name"] = norm
+    if eps is not None:
+        old = result["threat"]["eps"]
+        result["threat"]["eps"] = eps
+        result["step_size"] *= eps / old if old else 1.0
+    return result | {k: v for k, v in others.items() if v is not None}

@@ -19,6 +19,7 @@ from robustjax.config import names
 from robustjax.config.attacks import Another, build_attack
 from robustjax.config.blocks import Block, call
 from robustjax.config.classifiers import Classifier
+from robustjax.config.critics import Critics
 from robustjax.config.networks import MODEL, Networks, build_networks
 from robustjax.config.stages import build_stages
 from robustjax.types import (
@@ -95,10 +96,12 @@ def build_classifier(
     model: Model,
     params: PyTree,
     model_state: PyTree,
+    critics: Callable[[LogitsFn], Critics] | None = None,
 ) -> Classifier:
     """What these weights make with the config's `head` and `transform`."""
     augment = build_augmentation(config.data.augment)
-    return Classifier(config, splits.train, augment, model, params, model_state)
+    weights = (model, params, model_state)
+    return Classifier(config, splits.train, augment, *weights, critics=critics)
 
 
 def build_augmentation(block: Block) -> data.Augmentation:
@@ -178,16 +181,22 @@ def restore(
     Raises:
       InputError: there is no such run, checkpoint or classifier, or it is not trained.
     """
-    config = read_config(workdir) if config is None else config
-    described = run(config, mesh)
+    chosen: Any = read_config(workdir) if config is None else config
+    described = run(chosen, mesh)
     model = described.networks.classifier(network)
-    state = _trained(config, described, network, workdir, checkpoint, mesh)
+    state = _trained(chosen, described, network, workdir, checkpoint, mesh)
     params, model_state = state.evaluated_params, state.model_state
     weights = described.networks.weights(params, model_state, network)
+    known = chosen, described.splits.train, described.networks, params, model_state
+    attack = build_attack(chosen.validation_attack).attack
+    critics = functools.partial(Critics, *known, attack=attack)
     return Restored(
         described,
         int(state.step),
-        build_classifier(config, described.splits, model, *weights),
+        build_classifier(
+            *(chosen, described.splits, model, *weights),
+            critics=critics if described.networks.others else None,
+        ),
     )
 
 
@@ -261,12 +270,23 @@ def _shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
 
 
-def another_run(mesh: Mesh) -> Another:
-    """Finds the classifiers of other runs, for those who attack from them."""
+def another_run(
+    mesh: Mesh, workdir: Path | None = None, config: Config | None = None
+) -> Another:
+    """Finds the classifiers of other runs, for those who attack from them.
 
-    def another(workdir: str) -> LogitsFn:
-        classifier = restore(Path(workdir), mesh).classifier
-        return classifier.source or classifier.logits_fn
+    "DIR:reference" is another classifier of a run than its model; ":reference" one of
+    the run in `workdir`, whose config may have changed.
+    """
+
+    def another(source: str) -> LogitsFn:
+        given, _, network = source.partition(":")
+        chosen = Path(given) if given else workdir
+        if chosen is None:
+            raise InputError(f"`sources` must name runs, got {source!r}.")
+        own = None if given else config
+        found = restore(chosen, mesh, config=own, network=network or MODEL).classifier
+        return found.source or found.logits_fn
 
     return another
 

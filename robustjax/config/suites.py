@@ -11,17 +11,23 @@ from typing import Any
 
 from robustjax._checks import InputError
 from robustjax.config.blocks import Block
-
-Blocks = list[dict[str, Any]]
+from robustjax.config.rows import (
+    Blocks,
+    ball,
+    best,
+    pgd,
+    restarts,
+    whole_autoattack,
+)
 
 
 def quick(evaluation: Block) -> Blocks:
     """PGD, and the worst of `num_restarts` restarts keeping the best iterate."""
     steps, count = evaluation["num_steps"], evaluation["num_restarts"]
     return [
-        _pgd(evaluation, num_steps=steps, label=f"PGD-{steps}"),
-        _restarts(
-            _pgd(evaluation, num_steps=steps, iterate="best"),
+        pgd(evaluation, num_steps=steps, label=f"PGD-{steps}"),
+        restarts(
+            pgd(evaluation, num_steps=steps, iterate="best"),
             count,
             label=f"PGD-{steps} x {count} restarts",
         ),
@@ -31,83 +37,25 @@ def quick(evaluation: Block) -> Blocks:
 def standard(evaluation: Block) -> Blocks:
     """PGD-20, PGD-100 with 5 restarts, AutoAttack."""
     return [
-        _pgd(evaluation, num_steps=20, label="PGD-20"),
-        _restarts(
-            _pgd(evaluation, num_steps=100, iterate="best"),
+        pgd(evaluation, num_steps=20, label="PGD-20"),
+        restarts(
+            pgd(evaluation, num_steps=100, iterate="best"),
             5,
             at_once=1,
             label="PGD-100 x 5 restarts",
         ),
-        _autoattack(evaluation),
+        whole_autoattack(evaluation),
     ]
 
 
 def autoattack(evaluation: Block) -> Blocks:
     """AutoAttack alone, as leader boards ask."""
-    return [_autoattack(evaluation)]
+    return [whole_autoattack(evaluation)]
 
 
 def screen(evaluation: Block) -> Blocks:
     """APGD-CE and APGD-T on the survivors: a screening, not AutoAttack."""
     return [dict(name="screen", threat=evaluation["threat"])]
-
-
-def namid_paper(evaluation: Block) -> Blocks:
-    """The seven columns of NAMID's tables, as its released code runs them.
-
-    CW and DDN search without any limit there, so that their accuracies are no
-    accuracies at 0.5: they are judged at 0.5 here, and the success without limit stands
-    beside it. The Wasserstein attack ("FWA") is held to no L-inf radius. The paper's
-    text differs: steps of eps / 4, and 20 steps of CW.
-    """
-    del evaluation  # the paper's own radii
-    linf, l2 = _threat("linf", 8 / 255), _threat("l2", 0.5)
-    unlimited = _threat("l2", math.inf)
-    return [
-        dict(name="pgd", threat=linf, step_size=0.007, num_steps=40, label="PGD-40"),
-        dict(name="pgd", threat=l2, step_size=0.025, num_steps=40, label="PGD-40 L2"),
-        dict(name="aa_namid", threat=linf, label="AA as released (40 iterations)"),
-        dict(
-            name="wasserstein_pgd",
-            eps=8 / 255,
-            num_steps=40,
-            step_size=0.007,
-            kernel_size=4,
-            search_steps=15,
-            clip=False,
-            counts=False,
-            label="FWA-40 (no L-inf radius)",
-        ),
-        dict(
-            name="ti_dim",
-            threat=linf,
-            num_steps=40,
-            step_size=0.007,
-            momentum=0.1,
-            low=1.0,  # its resize range, 32 to 32 pixels, changes nothing
-            high=1.0,
-            label="TI-DIM",
-        ),
-        dict(
-            name="carlini_wagner",
-            threat=unlimited,
-            num_steps=10,
-            search_steps=4,
-            initial_constant=1.0,
-            confidence=1.0,
-            step_size=0.01,
-            radii=(0.5,),
-            label="CW",
-        ),
-        dict(
-            name="ddn",
-            threat=unlimited,
-            num_steps=20,
-            levels=16,
-            radii=(0.5,),
-            label="DDN",
-        ),
-    ]
 
 
 def wnll_paper(evaluation: Block) -> Blocks:
@@ -139,20 +87,20 @@ def wnll_paper(evaluation: Block) -> Blocks:
     return [
         dict(
             name="fgsm",
-            threat=_threat("linf", given["fgsm"]["eps"]),
+            threat=ball("linf", given["fgsm"]["eps"]),
             label=f"FGSM {given['fgsm']['eps']:g}",
             **seen,
         ),
         dict(
             name="bim",
-            threat=_threat("linf", eps),
+            threat=ball("linf", eps),
             **ifgsm,
             label=f"IFGSM-{steps}",
             **seen,
         ),
         dict(
             name="carlini_wagner_fixed",
-            threat=_threat("l2", math.inf),
+            threat=ball("l2", math.inf),
             **given["cw"],
             scale=scale,
             counts=False,
@@ -181,8 +129,8 @@ def wnll_adaptive(evaluation: Block) -> Blocks:
 
     exact = dict(gradient="exact")
     blocks: Blocks = [
-        _best(evaluation, "exact, cross-entropy", view=exact),
-        _best(evaluation, "exact, margin of logits", view=exact, **_MARGIN),
+        best(evaluation, "exact, cross-entropy", view=exact),
+        best(evaluation, "exact, margin of logits", view=exact, **_MARGIN),
         dict(
             name="apgd",
             threat=evaluation["threat"],
@@ -210,22 +158,6 @@ def wnll_adaptive(evaluation: Block) -> Blocks:
 _MARGIN: dict[str, Any] = dict(objective="margin")
 
 
-def _best(
-    evaluation: Block,
-    label: str,
-    *,
-    count: int = 5,
-    num_steps: int = 100,
-    **options: Any,
-) -> dict[str, Any]:
-    """The worst of several restarts of PGD that keep their best iterate."""
-    apart = ("view", "judges", "counts")
-    seen = {name: options.pop(name) for name in apart if name in options}
-    attack = _pgd(evaluation, num_steps=num_steps, iterate="best", **options)
-    label = f"{label}, PGD-{num_steps} x {count}"
-    return _restarts(attack, count, at_once=1, label=label, **seen)
-
-
 def _head_rows(evaluation: Block) -> Blocks:
     """Attacks on an interpolating head."""
     linear = dict(name="linear")
@@ -238,15 +170,14 @@ def _head_rows(evaluation: Block) -> Blocks:
     released = dict(name="wnll_released", gradient="exact")
     straight = dict(gradient="straight_through")
     return [
-        _best(evaluation, "exact, margin of U", view=released, **_MARGIN),
-        _best(
-            evaluation, "smooth graph, margin", view=dict(gradient=smooth), **_MARGIN
-        ),
-        _best(evaluation, "straight-through, margin", view=straight, **_MARGIN),
-        _best(evaluation, "linear head, margin", view=linear, **_MARGIN),
-        _autoattack(evaluation) | dict(view=linear, label="linear head, AutoAttack"),
-        _best(evaluation, "10 other templates, margin", count=1, view=draws, **_MARGIN),
-        _best(
+        best(evaluation, "exact, margin of U", view=released, **_MARGIN),
+        best(evaluation, "smooth graph, margin", view=dict(gradient=smooth), **_MARGIN),
+        best(evaluation, "straight-through, margin", view=straight, **_MARGIN),
+        best(evaluation, "linear head, margin", view=linear, **_MARGIN),
+        whole_autoattack(evaluation)
+        | dict(view=linear, label="linear head, AutoAttack"),
+        best(evaluation, "10 other templates, margin", count=1, view=draws, **_MARGIN),
+        best(
             evaluation,
             "worst of 10 draws, margin",
             count=1,
@@ -280,8 +211,8 @@ def _beside(
     """Attacks with other queries beside, judged alone and (not counted) so too."""
     options = dict(count=1, view=view, **options, **_MARGIN)
     return [
-        _best(evaluation, label + about, **options),
-        _best(
+        best(evaluation, label + about, **options),
+        best(
             evaluation,
             f"{label}, judged so too",
             judges=[view],
@@ -296,11 +227,11 @@ def _transform_rows(evaluation: Block) -> Blocks:
     unrolled = dict(transform=dict(gradient="unrolled"))
     masks = dict(samples=10)
     return [
-        _best(evaluation, "past the transform", view=dict(transform=None), **_MARGIN),
-        _best(
+        best(evaluation, "past the transform", view=dict(transform=None), **_MARGIN),
+        best(
             evaluation, "10 masks, margin", count=1, num_steps=40, view=masks, **_MARGIN
         ),
-        _best(
+        best(
             evaluation,
             "unrolled, margin",
             count=1,
@@ -317,7 +248,7 @@ def nip_paper(evaluation: Block) -> Blocks:
     The radius is that of `config.evaluation`. Pixel, JSMA, DeepFool and boundary are
     held to no radius of it.
     """
-    threat, unlimited = evaluation["threat"], _threat("l2", math.inf)
+    threat, unlimited = evaluation["threat"], ball("l2", math.inf)
     return [
         dict(name="fgsm", threat=threat, label="FGSM"),
         dict(
@@ -328,7 +259,7 @@ def nip_paper(evaluation: Block) -> Blocks:
             label="BIM",
         ),
         dict(name="mi_fgsm", threat=threat, label="MI-FGSM"),
-        _pgd(evaluation, num_steps=40, label="PGD-40"),
+        pgd(evaluation, num_steps=40, label="PGD-40"),
         dict(name="jsma", counts=False, label="JSMA"),
         dict(name="deepfool", threat=unlimited, radii=(0.5,), label="DeepFool"),
         dict(
@@ -359,7 +290,7 @@ def at_alp_paper(evaluation: Block) -> Blocks:
     del evaluation
     blocks: Blocks = []
     for eps in (0.25, 0.5):
-        threat = _threat("linf", eps)
+        threat = ball("linf", eps)
         blocks += [
             dict(
                 name="pgd",
@@ -376,24 +307,3 @@ def at_alp_paper(evaluation: Block) -> Blocks:
             for name in ("grey", "uniform_noise", "sign_noise")
         ]
     return blocks
-
-
-def _autoattack(evaluation: Block) -> dict[str, Any]:
-    return dict(name="autoattack", threat=evaluation["threat"], label="AutoAttack")
-
-
-def _threat(name: str, eps: float) -> dict[str, Any]:
-    return dict(name=name, eps=eps)
-
-
-def _pgd(evaluation: Block, **options: Any) -> dict[str, Any]:
-    return dict(
-        name="pgd",
-        threat=evaluation["threat"],
-        step_size=evaluation["step_size"],
-        **options,
-    )
-
-
-def _restarts(attack: dict, num_restarts: int, **options: Any) -> dict[str, Any]:
-    return dict(name="restarts", attack=attack, num_restarts=num_restarts, **options)

@@ -1,0 +1,88 @@
+"""Attacks on more than the classifier's answer: an objective plus a penalty of images.
+
+A defense may look at something beside the logits, such as the information of the image
+in them. Somebody who knows it climbs that too. An attack sees one function, its
+`logits_fn`, and its objective sees logits alone. So the penalty travels in the logits:
+they are centred, and it is added to all of them. Cross-entropy, margin and DLR do not
+change under such a shift, nor does the prediction, and the mean of what arrives is the
+penalty.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+from jax.tree_util import Partial
+
+from robustjax.types import Array, Attack, Key, LogitsFn, Objective
+
+Penalty = Callable[[Array, Array, Array, Array], Array]
+"""`(x, x', logits of x, logits of x') -> [B]`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WithPenalty:
+    """An objective, invariant to shifts of the logits, plus the penalty in their mean.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from robustjax import objectives
+      >>> climbed = WithPenalty(objectives.margin)
+      >>> climbed(jnp.array([[3.0, 1.0]]), jnp.array([0])).tolist()  # -2 + 2
+      [0.0]
+    """
+
+    objective: Objective
+
+    def __call__(self, logits: Array, y: Array) -> Array:
+        """[B], from logits that a penalty has shifted."""
+        return self.objective(logits, y) + logits.mean(axis=1)
+
+
+def penalised(attack: Attack, penalty: Penalty) -> Attack:
+    """The attack with a penalty to climb beside its objective.
+
+    Args:
+      attack: One that climbs `WithPenalty(objective)` and asks about the images of its
+        batch in their order, all at once: `pgd`, `apgd`, `restarts` of them.
+      penalty: Of each image apart, or images would no longer be independent. Held as a
+        pytree if it is a `jax.tree_util.Partial`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from robustjax import attacks, objectives, threats
+      >>> def dark(x, x_adv, clean, logits):
+      ...     return -100 * x_adv.sum(axis=1)
+      >>> attack = penalised(
+      ...     attacks.bim(threats.linf(0.25), step_size=0.125, num_steps=2,
+      ...                 objective=WithPenalty(objectives.cross_entropy)), dark)
+      >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
+      >>> attack(jax.random.key(0), lambda z: z, x, y).tolist()
+      [[0.25, 0.25]]
+    """
+    held = penalty if isinstance(penalty, Partial) else Partial(penalty)
+    return Partial(_Penalised(attack), held)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Penalised:
+    attack: Attack
+
+    def __call__(
+        self, penalty: Partial, key: Key, logits_fn: LogitsFn, x: Array, y: Array
+    ) -> Array:
+        held = logits_fn if isinstance(logits_fn, Partial) else Partial(logits_fn)
+        return self._run(penalty, key, held, x, y)
+
+    # Traced always: an attack's look at the first images alone has another `x`.
+    @functools.partial(jax.jit, static_argnums=0)
+    def _run(self, penalty, key, logits_fn, x, y) -> Array:
+        clean = logits_fn(x)
+
+        def shifted(z: Array) -> Array:
+            logits = logits_fn(z)
+            amount = penalty(x, z, clean, logits)
+            return logits - logits.mean(axis=1, keepdims=True) + amount[:, None]
+
+        return self.attack(key, shifted, x, y)
