@@ -239,11 +239,13 @@ class MIEstimator(NamedTuple):
       local_features: `(params, state, x, mode) -> ([N, U, L], state)`: a vector for
         each of L places of x.
       global_features: `(params, state, z, mode) -> ([N, U, M], state)`.
+      layer: The layer of a classifier whose output z is; None for its logits.
     """
 
     init: Callable[[Key, Array, Array], tuple[PyTree, PyTree]]
     local_features: CriticFn
     global_features: CriticFn
+    layer: str | None = None
 
     def features(
         self, params: PyTree, state: PyTree, x: Array, z: Array, *, mode: Mode = "eval"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from absl import flags
 
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGE = (DOCS / "attacks.md").read_text()
 INTERPOLATION = (DOCS / "interpolation.md").read_text()
+NAMID = (DOCS / "namid.md").read_text()
 # One of each way to count: a scan, chunks at two lengths, early ends, no passes.
 QUICK = "pgd,square,deepfool,grey"
 
@@ -67,12 +69,24 @@ def test_the_page_on_interpolation_runs():
     assert len(names["get_config"]({"threat": {"name": "linf", "eps": 0.1}})) == 5
 
 
+def test_the_page_on_namid_runs():
+    names = {}
+    for block in blocks("python", NAMID):
+        exec(compile(block, "namid.md", "exec"), names)
+    assert jax.numpy.isfinite(names["loss"])
+    assert names["clean"].shape == (16,)
+
+
 @pytest.mark.parametrize(
-    "line", "".join(blocks("bash") + blocks("bash", INTERPOLATION)).splitlines()
+    "line",
+    "".join(
+        block for page in (PAGE, INTERPOLATION, NAMID) for block in blocks("bash", page)
+    ).splitlines(),
 )
 def test_commands_name_flags_that_exist(line):
     script, *arguments = shlex.split(line)[1:]
     source = (ROOT / script).read_text()
     for argument in arguments:
         name = argument.removeprefix("--").partition("=")[0]
-        assert f'"{name}"' in source or name in flags.FLAGS
+        in_config = script == "train.py" and name.startswith("config.")
+        assert f'"{name}"' in source or name in flags.FLAGS or in_config

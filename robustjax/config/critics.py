@@ -23,7 +23,10 @@ _ROLES = ("natural", "adversarial", "standard")
 
 
 class Critics:
-    """The critics of a run beside the classifier that is judged."""
+    """The critics of a run, beside the classifier that is judged.
+
+    Those of logits: what sees a layer inside is of the network it was trained with.
+    """
 
     def __init__(
         self,
@@ -46,11 +49,11 @@ class Critics:
           logits_fn: The classifier.
           attack: Makes the bank's adversarial images.
         """
-        self._estimators = {
-            name: network
-            for name, network in networks.others.items()
-            if isinstance(network, MIEstimator) and name in _ROLES
-        }
+        self._estimators: dict[str, MIEstimator] = {}
+        for name in _ROLES:
+            network = networks.others.get(name)
+            if isinstance(network, MIEstimator) and network.layer is None:
+                self._estimators[name] = network
         self._params, self._state = params, model_state
         self._logits_fn, self._attack = logits_fn, attack
         loss = config[config.stages[-1]].loss

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from robustjax import models
 from robustjax._checks import InputError
@@ -29,23 +28,26 @@ class Networks:
     Attributes:
       model: The classifier that the run is for.
       others: Reference classifiers, critics.
-      num_classes: Of the data, which critics of logits need to know.
     """
 
     model: Model
     others: Mapping[str, Network] = dataclasses.field(default_factory=dict)
-    num_classes: int = 0
 
     def init(self, key: Key, x: Array) -> tuple[PyTree, PyTree]:
         """Weights and state of all, of an example batch."""
         if not self.others:
             return self.model.init(key, x)
-        z = jnp.zeros((len(x), self.num_classes))
         params, states = {}, {}
         for number, (name, network) in enumerate(self._all().items()):
             own = jax.random.fold_in(key, number)
-            samples = (x,) if isinstance(network, Model) else (x, z)
-            params[name], states[name] = network.init(own, *samples)
+            if isinstance(network, Model):
+                params[name], states[name] = network.init(own, x)
+                continue
+            capture = () if network.layer is None else (network.layer,)
+            weights = params[MODEL], states[MODEL]
+            out = self.model.apply(*weights, x, capture=capture)
+            z = out.logits if network.layer is None else out.features[network.layer]
+            params[name], states[name] = network.init(own, x, z)
         return params, states
 
     def of_losses(self) -> dict[str, Network]:
@@ -108,9 +110,7 @@ def build_networks(config: Any, *, num_classes: int) -> Networks:
             others[name] = make("estimator", names.ESTIMATORS, block)
         else:
             others[name] = build_model(block, num_classes=num_classes)
-    return Networks(
-        build_model(config.model, num_classes=num_classes), others, num_classes
-    )
+    return Networks(build_model(config.model, num_classes=num_classes), others)
 
 
 def build_model(block: Block, *, num_classes: int) -> Model:

@@ -1,6 +1,6 @@
 """What the adversarial losses share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -56,6 +56,7 @@ def clean_and_adversarial(
     x_adv: Array,
     *,
     statistics: Statistics,
+    capture: Sequence[str] = (),
 ) -> tuple[ModelOutput, ModelOutput]:
     """Forward passes of x and x_adv; the second one's `model_state` is the new one.
 
@@ -63,8 +64,11 @@ def clean_and_adversarial(
     """
     clean_key, adv_key = jax.random.split(key)
     mode = "train" if statistics == "both" else "batch"
-    clean = model.apply(params, model_state, x, mode=mode, key=clean_key)
-    adv = model.apply(params, clean.model_state, x_adv, mode="train", key=adv_key)
+    clean = model.apply(
+        params, model_state, x, mode=mode, capture=capture, key=clean_key
+    )
+    state = clean.model_state
+    adv = model.apply(params, state, x_adv, mode="train", capture=capture, key=adv_key)
     return clean, adv
 
 

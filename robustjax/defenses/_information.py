@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from robustjax import information
 from robustjax.information import Bound
-from robustjax.types import Array, MIEstimator, Mode, PyTree
+from robustjax.types import Array, MIEstimator, Mode, ModelOutput, PyTree
 
 Predictor = Literal["argmax", "batch_softmax"]
 _FLOOR = 1e-8  # of a norm in a cosine, PyTorch's
@@ -54,6 +54,20 @@ class Selection(NamedTuple):
     wrong_adv: Array
 
 
+Outputs = tuple[ModelOutput, ModelOutput]
+"""Of x and of x_adv."""
+
+
+def captured(*estimators: MIEstimator) -> tuple[str, ...]:
+    """The layers that critics see."""
+    return tuple({e.layer: None for e in estimators if e.layer is not None})
+
+
+def seen(estimator: MIEstimator, out: ModelOutput) -> Array:
+    """The logits, or the layer, that a critic sees."""
+    return out.logits if estimator.layer is None else out.features[estimator.layer]
+
+
 def select(logits: Logits, y: Array, predictor: Predictor) -> Selection:
     """Which examples are right and stay so.
 
@@ -76,20 +90,20 @@ def estimated(
     params: PyTree,
     state: PyTree,
     sample: Array,
-    logits: Logits,
+    outputs: Outputs,
     *,
     mode: Mode,
     by_place: bool = False,
     block_size: int | None = None,
 ) -> tuple[Array, Array, PyTree]:
-    """Of `sample` in the logits of x and in those of x_adv, and the new state.
+    """Of `sample` in what the critic sees of x and of x_adv, and the new state.
 
     The local features are computed once for both.
     """
     local, state = estimator.local_features(params, state, sample, mode=mode)
     estimate = information.estimates_by_place if by_place else information.estimates
     found = []
-    for z in logits:
+    for z in (seen(estimator, out) for out in outputs):
         features, state = estimator.global_features(params, state, z, mode=mode)
         found.append(estimate(bound, local, features, block_size=block_size))
     return found[0], found[1], state

@@ -17,11 +17,12 @@ examples that x_adv fools, S those that survive it, R both (right on x):
 from collections.abc import Callable
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
 from robustjax import _checks, information
 from robustjax.defenses import _information
-from robustjax.defenses._common import accuracy, crafting, frozen
+from robustjax.defenses._common import accuracy, crafting
 from robustjax.defenses._information import (
     Information,
     Logits,
@@ -206,14 +207,20 @@ def critics(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch
     ) -> tuple[Array, LossAux]:
         x_adv = craft(params, model_state, key, batch)
-        logits_fn = frozen(reference, params, model_state, mode="eval", key=key)
-        logits = Logits(logits_fn(batch.x), logits_fn(x_adv))
+        clean, adv = (
+            reference.apply(
+                *(jax.lax.stop_gradient(params), model_state, images),
+                capture=_information.captured(natural, adversarial),
+            )
+            for images in (batch.x, x_adv)
+        )
+        logits = Logits(clean.logits, adv.logits)
         samples = {"natural": batch.x, "adversarial": x_adv - batch.x}
         found, new = {}, dict(model_state)
         for name, estimator in estimators.items():
             *found[name], new[name] = _information.estimated(
                 *(estimator, bound, params[name], model_state[name]),
-                *(samples[name], logits),
+                *(samples[name], (clean, adv)),
                 mode="train",
                 block_size=block_size,
             )

@@ -122,7 +122,9 @@ def namid(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
     ) -> tuple[Array, LossAux]:
         clean, adv = _forward(
-            model, params, model_state, key, batch.x, x_adv, statistics=statistics
+            *(model, params, model_state, key, batch.x, x_adv),
+            statistics=statistics,
+            capture=_information.captured(natural, adversarial),
         )
         loss, metrics = terms(clean.logits, adv.logits, batch.y)
         logits = Logits(clean.logits, adv.logits)
@@ -135,7 +137,7 @@ def namid(
         for name, estimator, sample, weight, sign in samples:
             of_clean, of_adv, _ = _information.estimated(
                 *(estimator, bound, jax.lax.stop_gradient(params[name])),
-                *(model_state[name], sample, logits),
+                *(model_state[name], sample, (clean, adv)),
                 mode="eval",
                 by_place=places,
                 block_size=block_size,
@@ -164,11 +166,14 @@ def _forward(
     x_adv: Array,
     *,
     statistics: str,
+    capture: tuple[str, ...],
 ) -> tuple[ModelOutput, ModelOutput]:
     if statistics != "released":
         chosen: Statistics = "both" if statistics == "both" else "adversarial"
         return clean_and_adversarial(
-            model, params, model_state, key, x, x_adv, statistics=chosen
+            *(model, params, model_state, key, x, x_adv),
+            statistics=chosen,
+            capture=capture,
         )
     # Logits in train mode do not depend on the running statistics: repetitions are one
     # computation after compilation, and only the statistics move on.
@@ -177,7 +182,10 @@ def _forward(
     outputs: dict[str, ModelOutput] = {}
     for name in _RELEASED_ORDER:
         out = model.apply(
-            params, model_state, images[name], mode="train", key=keys[name]
+            *(params, model_state, images[name]),
+            mode="train",
+            capture=capture,
+            key=keys[name],
         )
         model_state = out.model_state
         outputs.setdefault(name, out)

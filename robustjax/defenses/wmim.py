@@ -9,12 +9,12 @@ import jax
 
 from robustjax import _checks, information
 from robustjax._checks import InputError
+from robustjax.defenses import _information
 from robustjax.defenses._common import (
     Statistics,
     accuracy,
     clean_and_adversarial,
     crafting,
-    frozen,
 )
 from robustjax.information import Bound
 from robustjax.types import (
@@ -66,14 +66,18 @@ def wmim_critic(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch
     ) -> tuple[Array, LossAux]:
         x_adv = craft(params, model_state, key, batch)
-        logits_fn = frozen(reference, params, model_state, mode="eval", key=key)
-        logits = logits_fn(x_adv)
+        out = reference.apply(
+            *(jax.lax.stop_gradient(params), model_state, x_adv),
+            capture=_information.captured(standard),
+        )
         local, glob, state = standard.features(
-            params["standard"], model_state["standard"], x_adv, logits, mode="train"
+            *(params["standard"], model_state["standard"]),
+            *(x_adv, _information.seen(standard, out)),
+            mode="train",
         )
         found = information.estimates(bound, local, glob, block_size=block_size).mean()
         metrics = {"information/standard": found}
-        metrics["accuracy/robust"] = accuracy(logits, batch.y)
+        metrics["accuracy/robust"] = accuracy(out.logits, batch.y)
         return -found, LossAux({**model_state, "standard": state}, metrics)
 
     return loss_fn
@@ -124,12 +128,14 @@ def wmim(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
     ) -> tuple[Array, LossAux]:
         clean, adv = clean_and_adversarial(
-            *(model, params, model_state, key, batch.x, x_adv), statistics=statistics
+            *(model, params, model_state, key, batch.x, x_adv),
+            statistics=statistics,
+            capture=_information.captured(standard),
         )
         loss, metrics = terms(clean.logits, adv.logits, batch.y)
         local, glob, _ = standard.features(
             jax.lax.stop_gradient(params["standard"]),
-            *(model_state["standard"], x_adv, adv.logits),
+            *(model_state["standard"], x_adv, _information.seen(standard, adv)),
         )
         found = information.estimates(bound, local, glob, block_size=block_size).mean()
         metrics["information/standard"] = found

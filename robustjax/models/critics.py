@@ -284,10 +284,23 @@ def logits_critic(
 
 
 def layer_critic(
-    units: int = 2048, *, depth: int = 3, widths: Sequence[int] = (64, 128)
+    units: int = 2048,
+    *,
+    layer: str = "stage3",
+    depth: int = 3,
+    widths: Sequence[int] = (64, 128),
 ) -> MIEstimator:
-    """The same in a layer's map of 2^depth x 2^depth, see `InternalCritic`."""
-    return mi_estimator(LocalCritic(units, widths), InternalCritic(units, depth))
+    """The same in a layer's map of 2^depth x 2^depth.
+
+    Args:
+      units: U.
+      layer: Of the classifier. The released code offers the third and the fourth stage
+        of its ResNet-18 on 32x32 images, with depth 3 and 2.
+      depth: See `InternalCritic`.
+      widths: See `LocalCritic`.
+    """
+    nets = LocalCritic(units, widths), InternalCritic(units, depth)
+    return mi_estimator(*nets)._replace(layer=layer)
 
 
 def _statistics(variables: PyTree) -> PyTree:

@@ -192,6 +192,65 @@ def test_ablations_and_bases():
         assert "loss/kl" in aux.metrics
 
 
+def test_no_gradient_runs_through_the_attack():
+    attack = attacks.pgd(
+        threats.linf(0.5, bounds=(-9.0, 9.0)),
+        step_size=0.2,
+        num_steps=3,
+        random_start=None,
+    )
+    (params, state), labels = weights()
+    given = jax.tree.map(jnp.asarray, (params, state))
+    x_adv = attack(
+        jax.random.key(0),
+        lambda x: LINEAR.apply(given[0]["model"], given[1]["model"], x).logits,
+        jnp.asarray(X),
+        jnp.asarray(labels),
+    )
+    losses = [
+        namid(MODEL, defenses.adversarial(MODEL, own), ESTIMATOR, ESTIMATOR)
+        for own in (attack, lambda *_: x_adv)
+    ]
+    (value, aux, slope), (same, _, expected) = map(call, losses)
+    assert 0 < aux.metrics["share/fooled"] < 1
+    np.testing.assert_allclose(value, same, rtol=1e-9)
+    np.testing.assert_allclose(slope["model"]["w"], expected["model"]["w"], rtol=1e-7)
+
+
+def _deep_apply(params, model_state, x, *, capture=(), **rest):
+    """The linear classifier with a layer inside: the image, as it came."""
+    out = _linear_apply(params, model_state, x, **rest)
+    return out._replace(features=dict.fromkeys(capture, 2.0 * x))
+
+
+def test_critics_may_see_a_layer():
+    deep = models.part(Model(_linear_init, _deep_apply), "model")
+    reference = models.part(Model(_linear_init, _deep_apply), "reference")
+    inner = models.layer_critic(UNITS, layer="stage", depth=3, widths=(3, 4))
+    assert inner.layer == "stage"
+    (params, state), labels = weights()
+    params, state = dict(params), dict(state)
+    x = jnp.asarray(X)
+    for name in ("natural", "adversarial", "standard"):
+        params[name], state[name] = inner.init(jax.random.key(7), x, 2.0 * x)
+    x_adv = shift(None, None, x, None)
+    local, glob, _ = inner.features(params["natural"], state["natural"], x, 2.0 * x_adv)
+    expected = information.estimates(information.dv(), local, glob).mean()
+    batch = Batch(x, jnp.asarray(labels))
+    losses = (
+        namid(deep, defenses.adversarial(deep, shift), inner, inner),
+        critics(reference, shift, inner, inner),
+        wmim(deep, defenses.adversarial(deep, shift), inner),
+        wmim_critic(reference, shift, inner),
+    )
+    for number, loss_fn in enumerate(losses):
+        value, aux = loss_fn(params, state, jax.random.key(0), batch)
+        assert jnp.isfinite(value)
+        if number == 0:
+            found = aux.metrics["information/natural_adv"]
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_nothing_selected_is_the_base_alone():
     z_adv = setting()[5]
     y = z_adv.argmax(1)  # nobody is fooled
