@@ -237,14 +237,14 @@ def wrong(change):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c.train.pop("trainable"), r"`train.trainable` must say"),
-        (lambda c: c.networks.pop("natural"), "needs the network 'natural'"),
+        (lambda c: c.train.__delitem__("trainable"), r"`train.trainable` must say"),
+        (lambda c: c.networks.__delitem__("natural"), "needs the network 'natural'"),
         (lambda c: c.networks.update(model=c.model), "must not name a 'model'"),
         (lambda c: c.networks.natural.update(name="oracle"), "`model name`"),
         (lambda c: c.reference.loss.update(network="natural"), "`network`"),
         (lambda c: c.train.loss.bound.update(name="none"), "`bound name`"),
         (lambda c: c.critics.loss.objective.update(name="x"), "`objective name`"),
-        (lambda c: c.train.loss.base.update(name="standard"), "`base`"),
+        (lambda c: c.train.loss.base.update(clean_weight=0.5), "`base`"),
         (lambda c: c.train.update(trainable=("modell",)), None),
     ],
 )

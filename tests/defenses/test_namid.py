@@ -244,7 +244,7 @@ def test_critics_may_see_a_layer():
         wmim_critic(reference, shift, inner),
     )
     for number, loss_fn in enumerate(losses):
-        value, aux = loss_fn(params, state, jax.random.key(0), batch)
+        value, aux = jax.jit(loss_fn)(params, state, jax.random.key(0), batch)
         assert jnp.isfinite(value)
         if number == 0:
             found = aux.metrics["information/natural_adv"]
