@@ -181,14 +181,16 @@ def donsker_varadhan() -> Bound:
     return Bound(_pooled, _pooled_estimates)
 
 
-def mine(*, decay: float = 0.99) -> Bound:
+def mine(*, decay: float = 0.7) -> Bound:
     """`donsker_varadhan`, trained with the bias-corrected gradient.
 
     The gradient of log E exp u in a batch divides by a noisy mean, and so is biased;
     MINE divides by a moving average of it. See (Belghazi et al., 2018), section 3.2.
 
     Args:
-      decay: Of the moving average, in [0, 1); 0 is the plain gradient.
+      decay: Of the moving average, in [0, 1); 0 is the plain gradient. A batch that
+        holds rare high scores counts up to 1 / (1 - decay) times as much as it would
+        there, and Adam takes small steps for long after it: 0.99 needs many more steps.
     """
     _checks.fraction(decay=decay)
     if _checks.is_concrete(decay) and decay == 1:

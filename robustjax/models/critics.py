@@ -187,6 +187,9 @@ class InternalCritic(nn.Module):
 class DenseCritic(nn.Module):
     """A fully connected net beside a linear shortcut, for samples that are vectors.
 
+    Its units are SiLUs: log ratios of densities are curved (those of Gaussians
+    quadratic), and ReLUs, piecewise linear, follow that slowly.
+
     Attributes:
       units: U.
       widths: Of the hidden layers.
@@ -210,7 +213,7 @@ class DenseCritic(nn.Module):
             )
         main = z
         for number, width in enumerate(self.widths, 1):
-            main = nn.relu(nn.Dense(width, name=f"dense{number}")(main))
+            main = nn.silu(nn.Dense(width, name=f"dense{number}")(main))
         shortcut = nn.Dense(self.units, use_bias=False, name="shortcut")(z)
         main = nn.Dense(self.units, name="out")(main) + shortcut
         return main[:, None, None] / self.units**0.5
