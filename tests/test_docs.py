@@ -1,5 +1,7 @@
-"""The page on attacks: its table is what the code says, its code runs."""
+"""The pages: their tables are what the scripts write, their code runs."""
 
+import importlib
+import math
 import re
 import shlex
 import subprocess
@@ -7,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
 
@@ -17,6 +20,7 @@ DOCS = ROOT / "docs"
 PAGE = (DOCS / "attacks.md").read_text()
 INTERPOLATION = (DOCS / "interpolation.md").read_text()
 NAMID = (DOCS / "namid.md").read_text()
+INFORMATION = (DOCS / "information.md").read_text()
 # One of each way to count: a scan, chunks at two lengths, early ends, no passes.
 QUICK = "pgd,square,deepfool,grey"
 
@@ -77,10 +81,25 @@ def test_the_page_on_namid_runs():
     assert names["clean"].shape == (16,)
 
 
+def test_the_page_on_information_runs():
+    names = {}
+    for block in blocks("python", INFORMATION):
+        exec(compile(block, "information.md", "exec"), names)
+    assert 0.3 < names["found"].information < 0.7
+    assert 1 < names["of_labels"].information < math.log(10)
+    assert np.allclose(names["where"].mean(1), names["each"], atol=1e-5)
+
+
+def test_the_tables_on_information_are_what_the_script_writes(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    script = importlib.import_module("make_information")
+    assert script.written(INFORMATION, script.tables(script.kept())) == INFORMATION
+
+
 @pytest.mark.parametrize(
     "line",
     "".join(
-        block for page in (PAGE, INTERPOLATION, NAMID) for block in blocks("bash", page)
+        block for page in (PAGE, INTERPOLATION, NAMID, INFORMATION) for block in blocks("bash", page)
     ).splitlines(),
 )
 def test_commands_name_flags_that_exist(line):
