@@ -99,7 +99,7 @@ def test_the_tables_on_information_are_what_the_script_writes(monkeypatch):
 @pytest.mark.parametrize(
     "line",
     "".join(
-        block for page in (PAGE, INTERPOLATION, NAMID, INFORMATION) for block in blocks("bash", page)
+        block for page in (PAGE, INTERPOLATION, NAMID) for block in blocks("bash", page)
     ).splitlines(),
 )
 def test_commands_name_flags_that_exist(line):
