@@ -6,6 +6,8 @@ the target is <= 1.25. And the critics' memory: their weights, what a training s
 the critics' own needs, and what the third stage needs beyond adversarial training.
 """
 
+import math
+
 import common
 import jax
 import numpy as np
@@ -62,7 +64,8 @@ def main(_: list[str]) -> None:
         step = training.make_train_step(loss_fn, optimizer, trainable=trainable)
         state = training.create_state(params, states, optimizer, jax.random.key(0))
         compiled = jax.jit(step).lower(state, batch).compile()
-        memory[name] = compiled.memory_analysis().temp_size_in_bytes / _MIB
+        analysis = compiled.memory_analysis()
+        memory[name] = analysis.temp_size_in_bytes / _MIB if analysis else math.nan
         if name != "critics":
             calls[name] = lambda run=compiled, s=state: run(s, batch)[1]
     seconds = common.interleaved(calls, repeats=_ROUNDS.value)
