@@ -202,26 +202,61 @@ def test_a_union_adds_what_it_names_to_the_training_images():
 EVALUATION = {"threat": LINF, "step_size": 0.025, "num_steps": 3, "num_restarts": 2}
 
 
-@pytest.mark.parametrize("suite", names.SUITES)
-def test_every_suite_builds(suite):
-    views = None
-    if suite == "wnll_adaptive":
-        guides = dict(
-            features_fn=lambda z: z, images=jnp.zeros((2, 1)), labels=jnp.arange(2)
-        )
-        views = SimpleNamespace(
-            random_view=None,
-            has_head=True,
-            has_transform=True,
-            view=lambda changes: logits_fn,
-            judge=lambda changes: logits_fn,
-            guides=lambda: guides | {"num_targets": 2},
-        )
-    attacks = build.build_suite(suite, EVALUATION, None, views)
+def views_of(roles, *, head=False):
+    guides = dict(
+        features_fn=lambda z: z, images=jnp.zeros((2, 1)), labels=jnp.arange(2)
+    )
+    return SimpleNamespace(
+        random_view=None,
+        has_head=head,
+        has_transform=head,
+        critics=SimpleNamespace(roles=roles) if roles else None,
+        view=lambda changes: logits_fn,
+        judge=lambda changes: logits_fn,
+        guides=lambda: guides | {"num_targets": 2},
+        penalised=lambda attack, changes: attack,
+    )
+
+
+def built(suite, views=None, **more):
+    attacks = build.build_suite(
+        suite, EVALUATION | more, lambda source: logits_fn, views
+    )
     assert len({attack.name for attack in attacks}) == len(attacks)
     for attack in attacks:
         json.dumps(attack.parameters, allow_nan=False)
         assert not (attack.counts and attack.radii)
+    return {attack.name: attack for attack in attacks}
+
+
+@pytest.mark.parametrize("suite", names.SUITES)
+def test_every_suite_builds(suite):
+    built(suite, views_of((), head=True) if suite == "wnll_adaptive" else None)
+
+
+def test_the_suite_that_knows_critics():
+    plain = built("namid_adaptive", views_of(()))
+    one = built("namid_adaptive", views_of(("standard",)))
+    both = built("namid_adaptive", views_of(("natural", "adversarial")))
+    (transfer,) = set(one) - set(plain)
+    assert one[transfer].source is logits_fn
+    assert one[transfer].parameters["source"] == ":reference"
+    rows = [both[name].parameters.get("information") for name in set(both) - set(one)]
+    assert len(rows) == 2 + 2 * 2 * 4
+    assert {row.get("sign") for row in rows} == {None, 1, -1}
+    climbed = both["training loss, margin, PGD-100 x 5"].parameters["attack"]
+    assert climbed["objective"] == "margin"
+    scaled = next(name for name in plain if "x 0.01" in name)
+    assert plain[scaled].parameters["attack"]["objective"]["scale"] == 0.01
+
+
+def test_black_box_rows_climb_the_surrogate():
+    white = built("namid_paper")
+    all_rows = built("namid_paper", surrogate="runs/other")
+    black = [all_rows[name] for name in all_rows if name not in white]
+    assert len(black) == len(white) == 7
+    assert all(row.source is logits_fn for row in black)
+    assert {row.parameters["source"] for row in black} == {"runs/other"}
 
 
 def test_every_attack_has_a_name():
@@ -238,6 +273,7 @@ def test_every_attack_has_a_name():
         *("oblivious", "projected_gradient", "resize_and_pad", "transferable"),
         *("uniform_start", "universal_perturbation", "with_surrogate"),
         *("Placement", "Stage", "StagedAttack", "StageOutcome", "Trajectory"),
+        *("WithPenalty", "penalised"),
     }
     assert public - code_only == set(names.ATTACKS)
 
