@@ -64,7 +64,7 @@ HELPERS = (
 COMBINATORS = (
     *("restarts", "worst_case", "each_target", "masked", "early_stop"),
     *("keep_trajectory", "with_surrogate", "against", "expectation"),
-    *("oblivious", "transfer"),
+    *("oblivious", "transfer", "WithPenalty", "penalised"),
 )
 WITHOUT_NORM = {
     "pixel": "pixels",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import configs
+from configs import namid
 from robustjax import build, data, training
 from robustjax.data import Dataset, Splits
 from robustjax.types import Batch
@@ -56,7 +57,31 @@ def test_a_config_is_locked_and_says_how_to_run_it(name):
     assert build.resolved(config) == build.resolved(module.get_config())
 
 
-@pytest.mark.parametrize("name", NAMES)
+# As another of the same networks, with other numbers: the cheap test covers them.
+LIKE_ANOTHER = [name for name in NAMES if name.startswith("cifar10_namid_resnet18_")]
+LIKE_ANOTHER += ["tiny_imagenet10_namid", "cifar10_pgd_vgg19"]
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow if name in LIKE_ANOTHER else ())
+    for name in NAMES
+]
+
+
+@pytest.mark.parametrize("variant", namid.VARIANTS)
+@pytest.mark.parametrize("name", ["digits_namid", "cifar10_namid_resnet18_released"])
+def test_every_variant_of_namid_builds(name, variant, monkeypatch):
+    config = importlib.import_module(f"configs.{name}").get_config(variant)
+    monkeypatch.setattr(data, "load", fake)
+    mesh = training.data_mesh(jax.devices()[:1])
+    run = build.run(config, mesh, progress_bar=False)
+    stages = build.build_stages(config, run.splits, run.networks, mesh)
+    assert [stage.name for stage in stages] == list(config.stages)
+    wanted = {"reference", "standard"}
+    if variant != "wmim":
+        wanted = {"reference", "natural", "adversarial"}
+    assert set(config.networks) == set(config.adopt) == wanted
+
+
+@pytest.mark.parametrize("name", SLOW)
 def test_a_config_builds_and_its_step_has_the_right_shapes(name, monkeypatch):
     config = importlib.import_module(f"configs.{name}").get_config()
     monkeypatch.setattr(data, "load", fake)
