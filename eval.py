@@ -51,14 +51,15 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
     attack_at = None if radii is None else build.curve_attack(block)
     mesh = training.data_mesh()
     build.check_suite(_SUITE.value)
-    run, step, classifier = build.restore(
+    restored = build.restore(
         workdir,
         mesh,
         config=config,
         checkpoint=_CHECKPOINT.value,
         network=_NETWORK.value,
     )
-    another = build.another_run(mesh, workdir, config)
+    run, step, classifier, _ = restored
+    another = build.another_run(mesh, restored)
     attacks = build.build_suite(_SUITE.value, block, another, classifier)
     chosen: dict[str, Any] = dict(
         key=jax.random.key(_SEED.value),

@@ -303,26 +303,39 @@ def test_the_penalty_is_the_training_losses_own(judged):
             found.append(abs(1 - u @ v / np.linalg.norm(u) / np.linalg.norm(v)))
         return np.array(found)
 
-    cosines = apart(a, b, beside[:2]) + apart(c, d, beside[2:])
-    for sign in (1, -1):
+    of_x = 2.0 * apart(a, b, beside[:2]) - 0.5 * b
+    of_noise = 2.0 * apart(c, d, beside[2:]) + 0.5 * d
+    for sign, share in ((1, 1.0), (-1, 1.0), (1, 0.0)):  # the last: an ablation
 
         def read(key, shifted, x, y):
             found = shifted(jnp.clip(x + 0.05, 0, 1))
             return jnp.broadcast_to(found.mean(axis=1)[:, None, None, None], x.shape)
 
-        attack = classifier.penalised(read, weights | dict(sign=sign))
+        attack = classifier.penalised(read, weights | dict(sign=sign, natural=share))
         got = attack(jax.random.key(0), logits_fn, x, jnp.zeros(6, int))[:, 0, 0, 0]
-        expected = sign * (0.5 * (d - b) + 2.0 * cosines)
+        expected = sign * (share * of_x + of_noise)
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_defaults_are_the_weights_of_training(judged):
     critics = judged[0].critics
-    assert critics._defaults == dict(amount=0.5, cosine=5.0)
+    weights = dict(amount=0.5, cosine=5.0, natural=1.0, adversarial=1.0)
+    assert critics._defaults == weights
     with pytest.raises(InputError, match="`sign`"):
         critics.penalised(lambda *_: None, dict(sign=2))
     with pytest.raises(InputError, match="block of information"):
         critics.penalised(lambda *_: None, dict(weight=2))
+
+
+def penalised_pgd(num_steps, **information):
+    return dict(
+        name="pgd",
+        threat=dict(name="linf", eps=0.1),
+        step_size=0.02,
+        num_steps=num_steps,
+        random_start="none",
+        information=information,
+    )
 
 
 def test_an_attack_with_a_penalty_lowers_what_it_is_told_to(judged):
@@ -330,14 +343,7 @@ def test_an_attack_with_a_penalty_lowers_what_it_is_told_to(judged):
     probe = classifier.critics.probes["adversarial"]
 
     def attacked(sign):
-        block = dict(
-            name="pgd",
-            threat=dict(name="linf", eps=0.1),
-            step_size=0.02,
-            num_steps=10,
-            random_start="none",
-            information=dict(amount=100.0, cosine=0.0, sign=sign),
-        )
+        block = penalised_pgd(10, amount=100.0, cosine=0.0, sign=sign)
         named = build.build_attack(block, views=classifier)
         assert named.parameters["information"]["sign"] == sign
         key = jax.random.key(1)
@@ -384,19 +390,26 @@ def test_the_distance_is_that_of_longer_vectors():
 
 
 def test_attacks_that_look_at_critics_need_some(calm):
-    block = dict(
-        name="pgd",
-        threat=dict(name="linf", eps=0.1),
-        step_size=0.1,
-        num_steps=1,
-        information=dict(),
-    )
     with pytest.raises(InputError, match=r"only eval\.py runs it"):
-        build.build_attack(block)
-    own = build.restore(calm[0], MESH).classifier
-    own._make_critics = None
-    with pytest.raises(InputError, match="needs a run with critics"):
-        build.build_attack(block, views=own)
+        build.build_attack(penalised_pgd(1))
+    config = build.read_config(calm[0]).unlock()
+    config.transform = dict(name="total_variation", p_drop=0.5)
+    random = build.restore(calm[0], MESH, config=config).classifier
+    assert random.critics is None  # there is no estimate of draws
+    with pytest.raises(InputError, match="a classifier that is not random"):
+        build.build_attack(penalised_pgd(1), views=random)
+
+
+def test_the_reference_of_a_run_is_a_source(calm):
+    restored = build.restore(calm[0], MESH)
+    another = build.another_run(MESH, restored)
+    x = jnp.asarray(restored.run.splits.test.images[:3])
+    expected = restored.another("reference").logits_fn(x)
+    for source in (":reference", f"{calm[0]}:reference"):
+        np.testing.assert_array_equal(another(source)(x), expected)
+    assert jnp.abs(another(str(calm[0]))(x) - expected).max() > 1e-3
+    with pytest.raises(InputError, match="`source` must name a run"):
+        build.another_run(MESH)(":reference")
 
 
 def test_networks_alone_keep_the_models_own_params():

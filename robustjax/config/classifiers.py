@@ -104,8 +104,10 @@ class Classifier:
 
     @property
     def critics(self) -> Critics | None:
-        """The run's critics, if it has any."""
-        if self._critics is None and self._make_critics is not None:
+        """The run's critics; None without any, or of a random classifier."""
+        if self._make_critics is None or self.random_view is not None:
+            return None
+        if self._critics is None:
             self._critics = self._make_critics(self.logits_fn)
         return self._critics
 
@@ -121,8 +123,8 @@ class Classifier:
         """
         if self.critics is None:
             raise InputError(
-                "`information` in an attack's block needs a run with critics: see "
-                "configs/namid.py."
+                "`information` in an attack's block needs a run with critics, and a "
+                "classifier that is not random: see configs/namid.py."
             )
         return self.critics.penalised(attack, changes)
 

@@ -16,10 +16,8 @@ from robustjax import attacks, data, information
 from robustjax._checks import InputError, non_negative, one_of, positive_int
 from robustjax.config import names
 from robustjax.config.blocks import Block, call, make
-from robustjax.config.networks import Networks
+from robustjax.config.networks import ROLES, Networks
 from robustjax.types import Array, Attack, LogitsFn, MIEstimator, PyTree
-
-_ROLES = ("natural", "adversarial", "standard")
 
 
 class Critics:
@@ -50,7 +48,7 @@ class Critics:
           attack: Makes the bank's adversarial images.
         """
         self._estimators: dict[str, MIEstimator] = {}
-        for name in _ROLES:
+        for name in ROLES:
             network = networks.others.get(name)
             if isinstance(network, MIEstimator) and network.layer is None:
                 self._estimators[name] = network
@@ -62,6 +60,8 @@ class Critics:
         self._defaults = dict(
             amount=loss.get("alpha", 0.0) * loss.get("information_weight", 0.0),
             cosine=loss.get("alpha", 0.0),
+            natural=loss.get("natural_weight", 1.0),
+            adversarial=loss.get("adversarial_weight", 1.0),
         )
         count = (config.get("evaluation") or {}).get("bank", 64)
         positive_int(**{"evaluation.bank": count})
@@ -96,9 +96,10 @@ class Critics:
         Args:
           attack: One that climbs a `WithPenalty`.
           changes: `amount`, the weight of the adversarial information minus the natural
-            one, and `cosine`, that of the cosines' distances from 1, by default those
-            of the training loss; `sign` -1 goes the other way, towards images that
-            look benign to the critics.
+            one, `cosine`, that of the cosines' distances from 1 (of vectors over the
+            batch), `natural` and `adversarial`, those of each critic's terms, by
+            default as in the training loss; `sign` -1 goes the other way, towards
+            images that look benign to the critics.
 
         Raises:
           InputError: the run has no such critics, or a value is wrong.
@@ -140,10 +141,13 @@ class _Weights:
 
     amount: float
     cosine: float
+    natural: float
+    adversarial: float
     sign: int = 1
 
     def __post_init__(self):
         non_negative(amount=self.amount, cosine=self.cosine)
+        non_negative(natural=self.natural, adversarial=self.adversarial)
         one_of((1, -1), sign=self.sign)
 
     def __call__(
@@ -159,8 +163,9 @@ class _Weights:
         noise = x_adv - x
         a, b = natural(x, clean), natural(x, logits)
         c, d = adversarial(noise, clean), adversarial(noise, logits)
-        apart = _distance(a, b, *companions[:2]) + _distance(c, d, *companions[2:])
-        return self.sign * (self.amount * (d - b) + self.cosine * apart)
+        of_x = self.cosine * _distance(a, b, *companions[:2]) - self.amount * b
+        of_noise = self.cosine * _distance(c, d, *companions[2:]) + self.amount * d
+        return self.sign * (self.natural * of_x + self.adversarial * of_noise)
 
 
 def _distance(one: Array, other: Array, ones: Array, others: Array) -> Array:

@@ -100,8 +100,7 @@ def namid_adaptive(evaluation: Block) -> Blocks:
     critics = evaluation.get("critics", ())
     if critics:
         blocks.append(
-            best(evaluation, "from the reference", count=1)
-            | dict(source=":reference", counts=True)
+            best(evaluation, "from the reference", count=1, source=":reference")
         )
     if not {"natural", "adversarial"} <= set(critics):
         return blocks

@@ -28,6 +28,7 @@ from robustjax.types import (
     LogitsFn,
     Model,
     PyTree,
+    Stage,
 )
 
 Config = Any  # an ml_collections.ConfigDict, whose type hides its fields
@@ -148,11 +149,13 @@ class Restored(NamedTuple):
       run: Its data, model and options.
       step: The step of the checkpoint.
       classifier: The classifier, and the views that attacks take of it.
+      another: Another classifier of the run, by its name.
     """
 
     run: Run
     step: int
     classifier: Classifier
+    another: Callable[[str], Classifier]
 
     @property
     def logits_fn(self) -> LogitsFn:
@@ -182,35 +185,56 @@ def restore(
       InputError: there is no such run, checkpoint or classifier, or it is not trained.
     """
     chosen: Any = read_config(workdir) if config is None else config
-    described = run(chosen, mesh)
-    model = described.networks.classifier(network)
-    state = _trained(chosen, described, network, workdir, checkpoint, mesh)
-    params, model_state = state.evaluated_params, state.model_state
-    weights = described.networks.weights(params, model_state, network)
-    known = chosen, described.splits.train, described.networks, params, model_state
-    attack = build_attack(chosen.validation_attack).attack
-    critics = functools.partial(Critics, *known, attack=attack)
-    return Restored(
-        described,
-        int(state.step),
-        build_classifier(
-            *(chosen, described.splits, model, *weights),
-            critics=critics if described.networks.others else None,
-        ),
-    )
+    found = _load(chosen, workdir, checkpoint, mesh)
+    splits, networks = found.run.splits, found.run.networks
+    params, model_state = found.state.evaluated_params, found.state.model_state
+    critics = None
+    if networks.others:
+        attack = build_attack(chosen.validation_attack).attack
+        critics = functools.partial(
+            *(Critics, chosen, splits.train, networks, params, model_state),
+            attack=attack,
+        )
+
+    def classifier(name: str) -> Classifier:
+        model = networks.classifier(name)
+        found.check_trained(name)
+        weights = networks.weights(params, model_state, name)
+        return build_classifier(chosen, splits, model, *weights, critics=critics)
+
+    step = int(found.state.step)
+    return Restored(found.run, step, classifier(network), classifier)
 
 
-def _trained(
-    config: Config,
-    described: Run,
-    network: str,
-    workdir: Path,
-    checkpoint: str,
-    mesh: Mesh,
-) -> training.TrainState:
-    """The state of a checkpoint in which a network is trained."""
-    networks = described.networks
-    stages = build_stages(config, described.splits, networks, mesh)
+class _Loaded(NamedTuple):
+    """A checkpoint with what it takes to read it."""
+
+    config: Config
+    workdir: Path
+    run: Run
+    stages: list[Stage]
+    state: training.TrainState
+
+    def check_trained(self, network: str) -> None:
+        """Raises unless the run has trained a network, or taken it over."""
+        begins = 0
+        for stage in self.stages:
+            if self.run.networks.trains(self.config[stage.name], network):
+                break
+            begins += stage.num_epochs * stage.data.steps_per_epoch
+        else:
+            adopted = (self.config.get("adopt") or {}).get(network)
+            begins = 0 if adopted else math.inf
+        if begins and int(self.state.step) <= begins:
+            raise InputError(
+                f"The run in {self.workdir} has not trained {network!r} at step "
+                f"{int(self.state.step)}: train on, or take a later `checkpoint`."
+            )
+
+
+def _load(config: Config, workdir: Path, checkpoint: str, mesh: Mesh) -> _Loaded:
+    described = run(config, mesh)
+    stages = build_stages(config, described.splits, described.networks, mesh)
     state = training.load(
         stages,
         described.init,
@@ -219,19 +243,7 @@ def _trained(
         average=described.options.average_decay is not None,
         mesh=mesh,
     )
-    begins = 0
-    for stage in stages:
-        if networks.trains(config[stage.name], network):
-            break
-        begins += stage.num_epochs * stage.data.steps_per_epoch
-    else:
-        begins = 0 if (config.get("adopt") or {}).get(network) else math.inf
-    if begins and int(state.step) <= begins:
-        raise InputError(
-            f"The run in {workdir} has not trained {network!r} at step "
-            f"{int(state.step)}: train on, or take a later `checkpoint`."
-        )
-    return state
+    return _Loaded(config, workdir, described, stages, state)
 
 
 def adopting(config: Config, networks: Networks, mesh: Mesh) -> training.Adopt | None:
@@ -241,7 +253,7 @@ def adopting(config: Config, networks: Networks, mesh: Mesh) -> training.Adopt |
       InputError: there is no such run, or its network is another.
     """
     given = {k: v for k, v in (config.get("adopt") or {}).items() if v is not None}
-    sources: dict[str, Any] = {k: read_config(Path(v)) for k, v in given.items()}
+    sources: dict[str, Any] = {v: read_config(Path(v)) for v in given.values()}
     for name in given:
         one_of(networks.others, adopt=name)
     if not given:
@@ -249,16 +261,17 @@ def adopting(config: Config, networks: Networks, mesh: Mesh) -> training.Adopt |
 
     def adopt(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
         params, model_state = dict(params), dict(model_state)
+        runs = {v: _load(sources[v], Path(v), "best", mesh) for v in sources}
         for name, workdir in given.items():
-            source = sources[name]
-            described = run(source, mesh)
-            one_of(described.networks.others, **{f"adopt.{name}": name})
-            state = _trained(source, described, name, Path(workdir), "best", mesh)
+            one_of(runs[workdir].run.networks.others, **{f"adopt.{name}": name})
+            runs[workdir].check_trained(name)
+            state = runs[workdir].state
             found = state.evaluated_params[name], state.model_state[name]
             if _shapes(found) != _shapes((params[name], model_state[name])):
+                block = sources[workdir].networks[name].to_dict()
                 raise InputError(
                     f"`adopt.{name}` is another network in {workdir}: its block "
-                    f"networks.{name} is {source.networks[name].to_dict()}."
+                    f"networks.{name} is {block}."
                 )
             params[name], model_state[name] = found
         return params, model_state
@@ -270,22 +283,21 @@ def _shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
 
 
-def another_run(
-    mesh: Mesh, workdir: Path | None = None, config: Config | None = None
-) -> Another:
+def another_run(mesh: Mesh, own: Restored | None = None) -> Another:
     """Finds the classifiers of other runs, for those who attack from them.
 
     "DIR:reference" is another classifier of a run than its model; ":reference" one of
-    the run in `workdir`, whose config may have changed.
+    the run `own`.
     """
 
     def another(source: str) -> LogitsFn:
         given, _, network = source.partition(":")
-        chosen = Path(given) if given else workdir
-        if chosen is None:
-            raise InputError(f"`sources` must name runs, got {source!r}.")
-        own = None if given else config
-        found = restore(chosen, mesh, config=own, network=network or MODEL).classifier
+        if given:
+            found = restore(Path(given), mesh, network=network or MODEL).classifier
+        elif own is None:
+            raise InputError(f"`source` must name a run, got {source!r}.")
+        else:
+            found = own.another(network)
         return found.source or found.logits_fn
 
     return another

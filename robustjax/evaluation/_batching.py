@@ -72,6 +72,7 @@ def block_size(
 
 
 def image_keys(key: Key, index: Array) -> Key:
+    """One key for each image, [B], by its position in the split."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 

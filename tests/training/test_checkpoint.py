@@ -1,5 +1,6 @@
 import json
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -143,6 +144,12 @@ def _free(directory):
     return shutil.disk_usage(directory).free
 
 
+def _wait_for(path):
+    end = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_leaves_the_checkpoint_before(toy, small_disk, capfd):
     small_disk = small_disk("3m")
@@ -155,6 +162,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(toy, small_disk, capfd):
     def validate(params, model_state):
         full.append(1)
         if len(full) == 2:
+            _wait_for(workdir / "checkpoints" / "3")  # saved beside the training
             (small_disk / "ballast").write_bytes(bytes(_free(small_disk) - 100_000))
         return toy.validate(params, model_state)
 
