@@ -4,6 +4,7 @@ from robustjax import attacks as attacks
 from robustjax import data as data
 from robustjax import defenses as defenses
 from robustjax import evaluation as evaluation
+from robustjax import influence as influence
 from robustjax import information as information
 from robustjax import interoperation as interoperation
 from robustjax import interpolation as interpolation

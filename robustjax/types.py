@@ -288,6 +288,20 @@ class Defended(Protocol):
     ) -> Array: ...
 
 
+class Defense(NamedTuple):
+    """A test-time defense with what it learns from benign images.
+
+    Attributes:
+      fit: `(key, model_fn, batch) -> state`, a small pytree.
+      apply: `(state, key, model_fn, x) -> logits`.
+      random: Whether the answer depends on `key`.
+    """
+
+    fit: Callable[[Key, ModelFn, Batch], PyTree]
+    apply: Defended
+    random: bool = False
+
+
 class InputTransform(NamedTuple):
     """The test-time defense that returns an image.
 
