@@ -64,6 +64,11 @@ from robustjax.attacks.pixel import single_pixel as single_pixel
 from robustjax.attacks.rotation_translation import (
     rotation_translation as rotation_translation,
 )
+from robustjax.attacks.selector import Candidates as Candidates
+from robustjax.attacks.selector import chosen as chosen
+from robustjax.attacks.selector import pack_candidates as pack_candidates
+from robustjax.attacks.selector import selector as selector
+from robustjax.attacks.selector import unpack_candidates as unpack_candidates
 from robustjax.attacks.spsa import estimated_gradient as estimated_gradient
 from robustjax.attacks.spsa import nes as nes
 from robustjax.attacks.spsa import spsa as spsa

@@ -7,6 +7,7 @@ from robustjax.influence.gradients import (
 )
 from robustjax.influence.gradients import activations as activations
 from robustjax.influence.gradients import all_classes as all_classes
+from robustjax.influence.gradients import captured as captured
 from robustjax.influence.gradients import conductance as conductance
 from robustjax.influence.gradients import gradient as gradient
 from robustjax.influence.outputs import log_probability as log_probability

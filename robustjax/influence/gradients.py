@@ -233,6 +233,16 @@ def activations(model_fn: ModelFn, x: Array, layer: str) -> jax.ShapeDtypeStruct
     return found
 
 
+def captured(model_fn: ModelFn, x: Array, layer: str) -> Array:
+    """A layer's output, [B, *layer].
+
+    Raises:
+      InputError: as for `activations`.
+    """
+    activations(model_fn, x, layer)
+    return model_fn(x, capture=(layer,)).features[layer]
+
+
 def _baseline(baseline: Array | float, x: Array) -> Array:
     start = jnp.asarray(baseline, x.dtype)
     if start.shape not in ((), x.shape[1:], (1, *x.shape[1:]), x.shape):

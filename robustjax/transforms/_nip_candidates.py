@@ -1,0 +1,261 @@
+"""The images that NIP moves towards classes, and which of them answers."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from robustjax._checks import InputError
+from robustjax._gradients import with_gradient_of
+from robustjax.attacks.selector import Candidates, chosen
+from robustjax.transforms import _nip_fit
+from robustjax.transforms._directions import climbed, slopes
+from robustjax.transforms._nip_options import NIPOptions, NIPState
+from robustjax.types import Array, ModelFn
+
+
+def perturbed(
+    options: NIPOptions,
+    state: NIPState,
+    model_fn: ModelFn,
+    x: Array,
+    classes: Array,
+    size: float | Array,
+) -> Array:
+    """Images moved towards classes, [M, B, H, W, C].
+
+    Args:
+      options: Their form, steps and sets.
+      state: What `fit` returned.
+      model_fn: The classifier.
+      x: [B, H, W, C].
+      classes: [M, B]; not looked at by the policy "pooled".
+      size: Of the step.
+    """
+    pooled = options.policy == "pooled"
+    size = jnp.asarray(size, x.dtype)
+    direction = state.pooled_direction if pooled else state.directions
+    direction = direction[jnp.zeros_like(classes) if pooled else classes]
+    if options.form == "universal" and not options.gap_closing:
+        return _moved(options, x, size * direction)
+    masks = _masks(options, state, model_fn, x, classes)
+    if options.num_steps > 1:
+        return _iterated(options, model_fn, x, classes, masks, size)
+    found = slopes(model_fn, x, options.layer, masks, classes, options.class_weight)
+    if options.form == "per_sample":
+        direction = found.direction
+    if options.gap_closing:
+        axes = tuple(range(2, direction.ndim))
+        steepness = (found.gradient * direction).sum(axis=axes)
+        level = state.level[-1:] if pooled else state.level[:-1]
+        gap = level[jnp.zeros_like(classes) if pooled else classes] - found.score
+        flat = steepness == 0
+        step = jnp.clip(gap / jnp.where(flat, 1.0, steepness), 0, size)
+        size = jnp.where(flat, 0.0, step).reshape(*step.shape, *(1,) * len(axes))
+    return _moved(options, x, size * direction)
+
+
+def _masks(
+    options: NIPOptions, state: NIPState, model_fn: ModelFn, x: Array, classes: Array
+) -> Array:
+    """Weights of neurons for each class and image, [M, B or 1, *layer]."""
+    if options.policy == "pooled":
+        masks = state.pooled_mask[None]
+    elif options.sets == "image" and options.neurons == "influence":
+        masks = jax.vmap(lambda y: _nip_fit.image_masks(options, model_fn, x, y))(
+            classes
+        )
+    else:
+        masks = state.masks[classes]
+    return _nip_fit.weighted(options, masks)
+
+
+def _iterated(
+    options: NIPOptions,
+    model_fn: ModelFn,
+    x: Array,
+    classes: Array,
+    masks: Array,
+    size: Array,
+) -> Array:
+    num, count = classes.shape
+    whole = jnp.broadcast_to(masks, (num, count, *masks.shape[2:]))
+    flat_masks = whole.reshape(1, num * count, *masks.shape[2:])
+
+    def gradient(z: Array) -> Array:
+        flat = z.reshape(num * count, *x.shape[1:])
+        found = slopes(
+            model_fn,
+            flat,
+            options.layer,
+            flat_masks,
+            classes.reshape(1, -1),
+            options.class_weight,
+        )
+        return found.gradient.reshape(z.shape)
+
+    moved = climbed(gradient, x, num, size, options.num_steps)
+    return _differentiated(options, moved, x)
+
+
+def _moved(options: NIPOptions, x: Array, step: Array) -> Array:
+    return _differentiated(options, jnp.clip(x[None] + step, 0.0, 1.0), x)
+
+
+def _differentiated(options: NIPOptions, moved: Array, x: Array) -> Array:
+    if options.clip_gradient == "exact":
+        return moved
+    return with_gradient_of(
+        jax.lax.stop_gradient(moved), jnp.broadcast_to(x[None], moved.shape)
+    )
+
+
+def scored(
+    options: NIPOptions, state: NIPState, model_fn: ModelFn, x: Array, *, every: bool
+) -> Candidates:
+    """Scores [B, M] and logits [B, M, K] of the candidates, at the size that is taken.
+
+    Args:
+      options: Everything.
+      state: What `fit` returned.
+      model_fn: The classifier.
+      x: [B, H, W, C].
+      every: Whether all classes are candidates, whatever `top` and the policy say.
+    """
+    if options.policy == "dictionary":
+        return _from_dictionary(options, state, model_fn, x, every=every)
+    num_classes = len(state.masks)
+    clean = None
+    narrow = options.policy == "predicted" or (options.top and not every)
+    if narrow or options.rule == "gain":
+        clean = model_fn(x).logits
+    if options.policy == "pooled":
+        classes = jnp.zeros((1, x.shape[0]), int)
+    elif narrow and clean is not None:
+        most = 1 if options.policy == "predicted" else options.top or 1
+        classes = jax.lax.top_k(clean, min(most, num_classes))[1].T
+    else:
+        each = jnp.arange(num_classes)[:, None]
+        classes = jnp.broadcast_to(each, (num_classes, x.shape[0]))
+
+    def at(size: float) -> Candidates:
+        images = perturbed(options, state, model_fn, x, classes, size)
+        return _judged(options, state, model_fn, images, classes, clean)
+
+    return _settled([at(size) for size in options.sizes])
+
+
+def _from_dictionary(
+    options: NIPOptions, state: NIPState, model_fn: ModelFn, x: Array, *, every: bool
+) -> Candidates:
+    known = state.dictionary
+    if not len(known.labels):
+        raise InputError('`state` has no dictionary: fit it with policy="dictionary".')
+    a = None
+    if options.nearest_by == "layer":
+        a = model_fn(x, capture=(options.layer,)).features[options.layer]
+    keys = _nip_fit.flat_keys(options, x, x if a is None else a)
+    distance = squared_distances(keys, known.keys)
+    is_class = known.labels[:, None] == jnp.arange(len(state.masks))[None]
+    if not every:
+        is_class = is_class.any(axis=1, keepdims=True)
+    # [B, N, K or 1]
+    apart = jnp.where(is_class[None], distance[:, :, None], jnp.inf)
+    nearest = apart.argmin(axis=1)
+    scores = -apart.min(axis=1)
+    if options.choice_gradient == "soft":
+        unit = options.temperature * state.scale
+        scores = unit * jax.nn.logsumexp(-apart / unit, axis=1)
+
+    def at(size: float) -> Candidates:
+        step = size * known.directions[nearest.T]
+        images = _moved(options, x, step)
+        logits = _outputs(model_fn, images)[0]
+        return Candidates(scores, jnp.moveaxis(logits, 0, 1))
+
+    return _settled([at(size) for size in options.sizes])
+
+
+def squared_distances(x: Array, others: Array) -> Array:
+    """|x_b - o_n|^2, [B, N], for rows [B, D] and [N, D]."""
+    products = jnp.matmul(x, others.T, precision=jax.lax.Precision.HIGHEST)
+    sizes = jnp.square(x).sum(axis=1)[:, None] + jnp.square(others).sum(axis=1)[None]
+    return jnp.maximum(sizes - 2 * products, 0)
+
+
+def _judged(
+    options: NIPOptions,
+    state: NIPState,
+    model_fn: ModelFn,
+    images: Array,
+    classes: Array,
+    clean: Array | None,
+) -> Candidates:
+    """The rule's scores of candidates, and their logits."""
+    single = options.policy in ("predicted", "pooled")
+    by_neurons = options.rule == "proto" and not single
+    capture = (options.layer,) if by_neurons else ()
+    logits, features = _outputs(model_fn, images, capture)
+    if single or options.rule == "avg":
+        scores = jnp.zeros(classes.shape)
+    elif options.rule == "proto":
+        scores = prototype_scores(state, features[0], classes)
+    elif options.rule == "gain" and clean is not None:
+        before = jnp.broadcast_to(clean[None], (len(classes), *clean.shape))
+        scores = _at(logits, classes) - _at(before, classes)
+    else:
+        scores = _at(jax.nn.log_softmax(logits), classes)
+    return Candidates(scores.T, jnp.moveaxis(logits, 0, 1))
+
+
+def prototype_scores(state: NIPState, a: Array, classes: Array) -> Array:
+    """Minus the mean squared distance from the class's mean, in deviations, [M, B].
+
+    Over the front and tail of the class. `a` is [M or 1, B, *layer], classes [M, B].
+    """
+    off = (a - state.means[classes]) / state.deviation[None, None]
+    counted = jnp.abs(state.masks[classes])
+    axes = tuple(range(2, off.ndim))
+    size = jnp.maximum(counted.sum(axis=axes), 1)
+    return -(counted * jnp.square(off)).sum(axis=axes) / size
+
+
+def _outputs(
+    model_fn: ModelFn, images: Array, capture: Sequence[str] = ()
+) -> tuple[Array, list[Array]]:
+    """Logits [M, B, K] and features of images [M, B, ...]: one pass for all."""
+    num, count = images.shape[:2]
+    found = model_fn(images.reshape(num * count, *images.shape[2:]), capture=capture)
+    apart = lambda a: a.reshape(num, count, *a.shape[1:])
+    return apart(found.logits), [apart(found.features[name]) for name in capture]
+
+
+def _at(logits: Array, classes: Array) -> Array:
+    return jnp.take_along_axis(logits, classes[..., None], axis=2)[..., 0]
+
+
+def _settled(found: list[Candidates]) -> Candidates:
+    """Of several sizes the smallest from which on the answer's class stays."""
+    if len(found) == 1:
+        return found[0]
+    answers = jnp.stack([chosen(each).argmax(axis=1) for each in found])
+    same = answers == answers[-1:]
+    stays = jnp.flip(jnp.cumprod(jnp.flip(same, 0).astype(int), axis=0), 0)
+    first = stays.argmax(axis=0)
+    pick = lambda *parts: jax.vmap(lambda row, i: row[i], (1, 0))(
+        jnp.stack(parts), first
+    )
+    return jax.tree.map(pick, *found)
+
+
+def choice(options: NIPOptions, state: NIPState, found: Candidates) -> Array:
+    """The answer, [B, K]."""
+    single = options.policy in ("predicted", "pooled")
+    if options.rule == "avg" and not single and options.policy != "dictionary":
+        return found.logits.mean(axis=1)
+    logits = chosen(found)
+    if options.choice_gradient == "constant" or single:
+        return logits
+    weights = jax.nn.softmax(found.scores / (state.scale * options.temperature))
+    smooth = (weights[:, :, None] * found.logits).sum(axis=1)
+    return with_gradient_of(logits, smooth)

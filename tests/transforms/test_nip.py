@@ -1,0 +1,543 @@
+"""NIP against numpy's own, its guarantees, and what is known of its limits."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.tree_util import Partial
+from sklearn.datasets import load_digits
+
+from robustjax import InputError, attacks, influence, models, threats
+from robustjax.attacks.selector import unpack_candidates
+from robustjax.transforms import NIPOptions, nip
+from robustjax.transforms._nip_candidates import perturbed
+from robustjax.types import Batch
+
+SIDE, WIDTH, CLASSES = 4, 12, 3
+SMALL = dict(layer="hidden", front=3, tail=2, size=0.05)
+
+
+def new_key():
+    return jax.random.key(0)  # the same numbers, but not the same use
+
+
+class Same(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(WIDTH, name="one")(x.reshape(x.shape[0], -1)))
+        return nn.Dense(CLASSES, name="two")(Same(name="hidden")(x))
+
+
+class NnxSame(nnx.Module):
+    def __call__(self, x):
+        return x
+
+
+class NnxNet(nnx.Module):
+    def __init__(self, rngs):
+        self.one = nnx.Linear(SIDE * SIDE, WIDTH, rngs=rngs)
+        self.hidden = NnxSame()
+        self.two = nnx.Linear(WIDTH, CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.one(x.reshape(x.shape[0], -1)))
+        return self.two(self.hidden(x))
+
+
+def make(kind):
+    images = jnp.zeros((1, SIDE, SIDE, 1))
+    if kind == "linen":
+        model = models.from_linen(Net(), call_kwargs=lambda mode: {})
+    else:
+        model = models.from_nnx(NnxNet)
+    params, state = model.init(jax.random.key(1), images)
+    params = jax.tree.map(lambda a: 2 * a, params)
+    return models.model_fn(model, params, state), params
+
+
+def benign(model_fn, count=60, seed=2):
+    """Images and the model's own answers but for a few, which are wrong."""
+    x = jax.random.uniform(jax.random.key(seed), (count, SIDE, SIDE, 1))
+    y = model_fn(x).logits.argmax(axis=1)
+    return Batch(x, jnp.where(jnp.arange(count) < 5, (y + 1) % CLASSES, y))
+
+
+@pytest.fixture(scope="module", params=["linen", "nnx"])
+def net(request):
+    model_fn, params = make(request.param)
+    batch = benign(model_fn)
+    # Each class is there, and something is left out of each mean.
+    assert len(np.unique(batch.y[5:])) == CLASSES
+    return model_fn, params, batch
+
+
+class Reference:
+    """The whole method in float64, with the derivatives of the net written out."""
+
+    def __init__(self, params, batch, front=3, tail=2, size=0.05):
+        leaf = lambda name, part: np.asarray(params[name][part], np.float64)
+        self.w, self.b = leaf("one", "kernel"), leaf("one", "bias")
+        self.v, self.c = leaf("two", "kernel"), leaf("two", "bias")
+        self.size = size
+        x = np.asarray(batch.x, np.float64).reshape(len(batch.x), -1)
+        y = np.asarray(batch.y)
+        right = self.logits(x).argmax(axis=1) == y
+        self.x, self.y = x[right], y[right]
+        a, p = self.hidden(self.x), self.probabilities(self.x)
+        own = a * ((np.eye(CLASSES)[self.y] - p) @ self.v.T)  # of log p_y
+        self.masks = np.zeros((CLASSES, WIDTH))
+        for c in range(CLASSES):
+            order = np.argsort(own[self.y == c].mean(axis=0))
+            self.masks[c, order[-front:]] = 1
+            self.masks[c, order[:tail]] = -1
+        d = np.stack(
+            [self.direction(z, c) for z, c in zip(self.x, self.y, strict=True)]
+        )
+        of_class = lambda rows, c: rows[self.y == c].mean(axis=0)
+        self.u = np.stack([self.rms(of_class(d, c)) for c in range(CLASSES)])
+        self.mean = np.stack([of_class(a, c) for c in range(CLASSES)])
+        deviation = a.std(axis=0)
+        self.deviation = np.maximum(deviation, 0.1 * deviation.mean())
+        scores = np.stack(
+            [self.score(z, c) for z, c in zip(self.x, self.y, strict=True)]
+        )
+        self.level = np.array([scores[self.y == c].mean() for c in range(CLASSES)])
+
+    def hidden(self, x):
+        return np.maximum(x @ self.w + self.b, 0)
+
+    def logits(self, x):
+        return self.hidden(x) @ self.v + self.c
+
+    def probabilities(self, x):
+        e = np.exp(self.logits(x) - self.logits(x).max(axis=-1, keepdims=True))
+        return e / e.sum(axis=-1, keepdims=True)
+
+    @staticmethod
+    def rms(v):
+        return v / (np.sqrt((v**2).mean()) + 1e-5)
+
+    def slope(self, z, c):
+        return self.w @ ((z @ self.w + self.b > 0) * self.masks[c])
+
+    def direction(self, z, c):
+        return self.rms(self.slope(z, c))
+
+    def score(self, z, c):
+        return self.masks[c] @ self.hidden(z)
+
+    def moved(self, z, c, *, form="universal", gap=False):
+        d = self.u[c] if form == "universal" else self.direction(z, c)
+        step = self.size
+        if gap:
+            steep = self.slope(z, c) @ d
+            gap = self.level[c] - self.score(z, c)
+            step = np.clip(gap / steep, 0, self.size) if steep else 0.0
+        return np.clip(z + step * d, 0, 1)
+
+    def answer(self, z, rule, **how):
+        images = [self.moved(z, c, **how) for c in range(CLASSES)]
+        logits = [self.logits(image) for image in images]
+        if rule == "avg":
+            return np.mean(logits, axis=0)
+        best = []
+        for c, image in enumerate(images):
+            chosen = self.masks[c] != 0
+            off = (self.hidden(image) - self.mean[c]) / self.deviation
+            if rule == "proto":
+                best.append(-(off[chosen] ** 2).mean())
+            elif rule == "gain":
+                best.append(logits[c][c] - self.logits(z)[c])
+            else:
+                best.append(self.probabilities(image)[c])
+        return logits[int(np.argmax(best))]
+
+
+@pytest.mark.parametrize("gap", [False, True])
+@pytest.mark.parametrize("form", ["universal", "per_sample"])
+@pytest.mark.parametrize("rule", ["proto", "gain", "conf", "avg"])
+def test_candidates_are_those_of_the_equations(net, rule, form, gap):
+    model_fn, params, batch = net
+    reference = Reference(params, batch)
+    defense = nip(rule=rule, form=form, gap_closing=gap, chunk_size=16, **SMALL)
+    state = defense.fit(new_key(), model_fn, batch)
+    np.testing.assert_array_equal(state.masks, reference.masks)
+    np.testing.assert_allclose(
+        state.directions.reshape(CLASSES, -1), reference.u, rtol=1e-3, atol=1e-4
+    )
+    np.testing.assert_allclose(state.level[:-1], reference.level, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(state.means, reference.mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(state.deviation, reference.deviation, rtol=1e-3)
+    x = jax.random.uniform(jax.random.key(3), (20, SIDE, SIDE, 1))
+    got = defense.apply(state, new_key(), model_fn, x)
+    flat = np.asarray(x, np.float64).reshape(20, -1)
+    expected = [reference.answer(z, rule, form=form, gap=gap) for z in flat]
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_other_policies_are_those_of_the_equations(net):
+    model_fn, params, batch = net
+    reference = Reference(params, batch)
+    x = jax.random.uniform(jax.random.key(3), (20, SIDE, SIDE, 1))
+    flat = np.asarray(x, np.float64).reshape(20, -1)
+
+    predicted = nip(policy="predicted", **SMALL)
+    state = predicted.fit(new_key(), model_fn, batch)
+    got = predicted.apply(state, new_key(), model_fn, x)
+    labels = reference.logits(flat).argmax(axis=1)
+    moved = [reference.moved(z, c) for z, c in zip(flat, labels, strict=True)]
+    np.testing.assert_allclose(got, reference.logits(np.stack(moved)), atol=1e-3)
+
+    dictionary = nip(policy="dictionary", **SMALL)
+    state = dictionary.fit(new_key(), model_fn, batch)
+    got = dictionary.apply(state, new_key(), model_fn, x)
+    nearest = ((flat[:, None] - reference.x[None]) ** 2).sum(axis=2).argmin(axis=1)
+    step = [reference.direction(reference.x[n], reference.y[n]) for n in nearest]
+    moved = np.clip(flat + 0.05 * np.stack(step), 0, 1)
+    np.testing.assert_allclose(got, reference.logits(moved), atol=1e-3)
+
+    pooled = nip(policy="pooled", form="per_sample", **SMALL)
+    state = pooled.fit(new_key(), model_fn, batch)
+    a, p = reference.hidden(reference.x), reference.probabilities(reference.x)
+    own = a * ((np.eye(CLASSES)[reference.y] - p) @ reference.v.T)
+    order = np.argsort(own.mean(axis=0))
+    mask = np.zeros(WIDTH)
+    mask[order[-3:]], mask[order[:2]] = 1, -1
+    np.testing.assert_array_equal(state.pooled_mask[0], mask)
+    slope = ((flat @ reference.w + reference.b > 0) * mask) @ reference.w.T
+    size = np.sqrt((slope**2).mean(axis=1, keepdims=True))
+    moved = np.clip(flat + 0.05 * slope / (size + 1e-5), 0, 1)
+    got = pooled.apply(state, new_key(), model_fn, x)
+    np.testing.assert_allclose(got, reference.logits(moved), atol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["universal", "per_sample"])
+@pytest.mark.parametrize("sets", ["class", "image"])
+def test_small_steps_raise_front_over_tail(net, form, sets):
+    model_fn, _, batch = net
+    options = NIPOptions(**{**SMALL, "size": 1e-3}, form=form, sets=sets)
+    state = nip(**{**SMALL, "size": 1e-3}, form=form, sets=sets).fit(
+        new_key(), model_fn, batch
+    )
+    x = 0.2 + 0.6 * batch.x
+    classes = jnp.broadcast_to(jnp.arange(CLASSES)[:, None], (CLASSES, len(x)))
+    moved = perturbed(options, state, model_fn, x, classes, 1e-3)
+    scores = lambda z: (
+        model_fn(z, capture=("hidden",)).features["hidden"] @ state.masks.T
+    )
+    rises = jnp.stack([(scores(moved[c]) - scores(x))[:, c] for c in range(CLASSES)])
+    if form == "per_sample" and sets == "class":
+        assert (rises >= -1e-6).all()
+    assert (rises > 0).mean() > 0.75  # a mean direction is not every image's own
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(form="per_sample"),
+        dict(form="per_sample", num_steps=3),
+        dict(form="per_sample", sets="image"),
+        dict(size=(0.01, 0.05, 0.1)),
+        dict(rule="gain", top=2),
+        dict(policy="dictionary", nearest_by="layer"),
+        dict(policy="pooled", gap_closing=True),
+        dict(neurons="random"),
+        dict(direction="random"),
+        dict(class_weight=1.0, front_weight=0.0, tail_weight=0.0, rule="gain"),
+        dict(clip_gradient="straight_through", choice_gradient="soft"),
+    ],
+)
+def test_compiled_is_eager_and_images_are_on_their_own(net, options):
+    model_fn, _, batch = net
+    defense = nip(**{**SMALL, **options})
+    state = defense.fit(new_key(), model_fn, batch)
+    x = jax.random.uniform(jax.random.key(4), (7, SIDE, SIDE, 1))
+    traces = []
+
+    @jax.jit
+    def run(state, model_fn, x):
+        traces.append(1)
+        return defense.apply(state, new_key(), model_fn, x)
+
+    expected = defense.apply(state, new_key(), model_fn, x)
+    np.testing.assert_allclose(run(state, model_fn, x), expected, rtol=1e-4, atol=1e-5)
+    run(state, model_fn, x[::-1])
+    assert len(traces) == 1
+    one = jax.vmap(lambda z: defense.apply(state, new_key(), model_fn, z[None])[0])(x)
+    np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-5)
+    slope = jax.grad(lambda z: run(state, model_fn, z)[:, 0].sum())(x)
+    assert bool(jnp.isfinite(slope).all())
+    chunked = nip(**{**SMALL, **options}, chunk_size=7).fit(new_key(), model_fn, batch)
+    # The spread of scores is that of a chunk.
+    assert_close(state._replace(scale=chunked.scale), chunked)
+
+
+def assert_close(one, other):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, other
+    )
+
+
+def test_iterated_perturbations_stay_in_the_ball(net):
+    model_fn, _, batch = net
+    options = NIPOptions(layer="hidden", front=3, tail=2, size=0.1, form="per_sample")
+    state = nip(**SMALL).fit(new_key(), model_fn, batch)
+    classes = jnp.broadcast_to(jnp.arange(CLASSES)[:, None], (CLASSES, 10))
+    x = batch.x[:10]
+    score = lambda z: jnp.stack(
+        [
+            (model_fn(z[c], capture=("hidden",)).features["hidden"] @ state.masks[c])
+            for c in range(CLASSES)
+        ]
+    )
+    many = NIPOptions(**{**options.__dict__, "num_steps": 10})
+    moved = perturbed(many, state, model_fn, x, classes, 0.1)
+    assert float(jnp.abs(moved - x[None]).max()) <= 0.1 + 1e-6
+    assert float(moved.min()) >= 0
+    assert float(moved.max()) <= 1
+    whole = jnp.broadcast_to(x[None], moved.shape)
+    assert (score(moved) >= score(whole) - 1e-5).mean() > 0.95
+
+
+def test_the_smallest_size_that_settles_the_answer(net):
+    model_fn, _, batch = net
+    sizes = (0.0, 0.05, 0.2, 0.5)
+    x = batch.x
+    state = nip(**SMALL).fit(new_key(), model_fn, batch)
+    each = [
+        nip(**{**SMALL, "size": s}).apply(state, new_key(), model_fn, x) for s in sizes
+    ]
+    answers = np.stack([np.argmax(a, axis=1) for a in each])
+    got = nip(**{**SMALL, "size": sizes}).apply(state, new_key(), model_fn, x)
+    assert len(set(answers.T.tolist()[0])) >= 1
+    taken = []
+    for row in range(len(x)):
+        last = len(sizes) - 1
+        while last > 0 and answers[last - 1, row] == answers[-1, row]:
+            last -= 1
+        taken.append(last)
+        np.testing.assert_allclose(got[row], each[last][row], rtol=1e-4, atol=1e-5)
+    assert len(set(taken)) > 1
+
+
+def test_few_candidates_are_all_where_the_answer_is_among_them(net):
+    model_fn, _, batch = net
+    state = nip(**SMALL).fit(new_key(), model_fn, batch)
+    x = batch.x
+    whole = nip(**SMALL).apply(state, new_key(), model_fn, x)
+    top = nip(**SMALL, top=CLASSES).apply(state, new_key(), model_fn, x)
+    np.testing.assert_allclose(top, whole, rtol=1e-5, atol=1e-5)
+    one = nip(**SMALL, top=1).apply(state, new_key(), model_fn, x)
+    predicted = nip(**SMALL, policy="predicted").apply(state, new_key(), model_fn, x)
+    np.testing.assert_allclose(one, predicted, rtol=1e-5, atol=1e-5)
+
+
+def test_surrogate_gradients_change_no_answer(net):
+    model_fn, _, batch = net
+    state = nip(**SMALL).fit(new_key(), model_fn, batch)
+    x = jnp.round(batch.x)  # on the bounds, where clipping hides gradients
+    exact = nip(**SMALL)
+    straight = nip(**SMALL, clip_gradient="straight_through")
+    soft = nip(**SMALL, choice_gradient="soft")
+
+    def slope(defense):
+        fun = lambda z: defense.apply(state, new_key(), model_fn, z)
+        logits, pull_back = jax.vjp(fun, x)
+        return logits, pull_back(jnp.ones_like(logits))[0]
+
+    logits, own = slope(exact)
+    hidden = []
+    for other in (straight, soft):
+        same, found = slope(other)
+        np.testing.assert_array_equal(same, logits)
+        hidden.append(found)
+        assert jnp.abs(found - own).max() > 1e-4
+    assert (own == 0).mean() > 0.2
+    assert (hidden[0] == 0).mean() < 0.05
+
+
+def test_candidates_come_packed(net):
+    model_fn, _, batch = net
+    for policy in ("candidates", "dictionary"):
+        options = dict(**SMALL, policy=policy)
+        state = nip(**options).fit(new_key(), model_fn, batch)
+        packed = nip(**options, answer="candidates").apply(
+            state, new_key(), model_fn, batch.x
+        )
+        found = unpack_candidates(packed)
+        expected = nip(**options).apply(state, new_key(), model_fn, batch.x)
+        np.testing.assert_allclose(
+            attacks.chosen(found), expected, rtol=1e-4, atol=1e-5
+        )
+        assert 0.1 < float(found.scores.std(axis=1).mean()) < 10
+
+
+def test_bad_input_says_so(net):
+    model_fn, _, batch = net
+    fit = lambda **changes: nip(**{**SMALL, **changes}).fit(new_key(), model_fn, batch)
+    with pytest.raises(InputError, match=r"'hiden', but no layer of.*hidden"):
+        fit(layer="hiden")
+    with pytest.raises(InputError, match="at most the 12 neurons"):
+        fit(front=10, tail=3)
+    with pytest.raises(InputError, match="no image of class 1 that the model"):
+        nip(**SMALL).fit(
+            new_key(), model_fn, Batch(batch.x, jnp.where(batch.y == 1, 0, 2))
+        )
+    with pytest.raises(InputError, match=r"pixels in \[0, 1\], got 0.* to 255"):
+        nip(**SMALL).fit(
+            new_key(), model_fn, Batch(batch.x.at[0, 0, 0, 0].set(255), batch.y)
+        )
+    state = fit()
+    apply = nip(**SMALL).apply
+    with pytest.raises(InputError, match=r"pixels in \[0, 1\]"):
+        apply(state, new_key(), model_fn, batch.x + 1)
+    wide = models.from_linen(models.small_cnn())
+    images = jnp.zeros((2, SIDE, SIDE, 1))
+    other = models.model_fn(wide, *wide.init(new_key(), images))
+    with pytest.raises(InputError, match="`state` belongs to another model: it knows"):
+        nip(**{**SMALL, "layer": "features"}).apply(state, new_key(), other, images)
+    with pytest.raises(InputError, match="`state` must be what nip's `fit` returned"):
+        apply((), new_key(), model_fn, batch.x)
+    with pytest.raises(InputError, match="`state` has no dictionary"):
+        nip(**SMALL, policy="dictionary").apply(state, new_key(), model_fn, batch.x)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(size=-1.0), "`size` must be"),
+        (dict(size=(0.2, 0.1)), "ascending"),
+        (dict(size=()), "`size`"),
+        (dict(rule="best"), "`rule` must be one of 'proto'"),
+        (dict(num_steps=3), "`num_steps` 3 is of images' own"),
+        (dict(gap_closing=True, size=(0.1, 0.2)), "`gap_closing` needs one"),
+        (dict(direction="random", form="per_sample"), '`direction` "random"'),
+        (dict(answer="candidates", top=2), '`answer` "candidates" needs'),
+        (dict(answer="candidates", rule="avg"), '`answer` "candidates" needs'),
+        (dict(top=0), "`top`"),
+        (dict(front_weight=-1.0), "`front_weight`"),
+        (dict(layer=3), "`layer`"),
+    ],
+)
+def test_bad_options_say_so(options, message):
+    with pytest.raises(InputError, match=message):
+        nip(**{**dict(layer="hidden"), **options})
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A net trained on digits, its training images, and test images it gets right."""
+    found = load_digits()
+    x = jnp.asarray(found.images[..., None] / 16.0, jnp.float32)
+    y = jnp.asarray(found.target)
+    model = models.from_linen(models.small_cnn(stages=((8,),), dense=32))
+    params, state = model.init(new_key(), x[:1])
+    optimizer = optax.adam(3e-3)
+
+    @jax.jit
+    def train(params):
+        def step(carry, key):
+            params, opt_state = carry
+            rows = jax.random.randint(key, (128,), 0, 1200)
+
+            def loss(params):
+                logits = model.apply(params, state, x[rows]).logits
+                losses = optax.softmax_cross_entropy_with_integer_labels(
+                    logits, y[rows]
+                )
+                return losses.mean()
+
+            updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
+            return (optax.apply_updates(params, updates), opt_state), None
+
+        start = (params, optimizer.init(params))
+        return jax.lax.scan(step, start, jax.random.split(new_key(), 300))[0][0]
+
+    model_fn = models.model_fn(model, train(params), state)
+    test = slice(1200, 1500)
+    assert (model_fn(x[test]).logits.argmax(1) == y[test]).mean() > 0.9
+    return model_fn, Batch(x[:1200], y[:1200]), Batch(x[test], y[test])
+
+
+def logits_of(model_fn):
+    return Partial(lambda model_fn, x: model_fn(x).logits, model_fn)
+
+
+def test_the_predicted_class_cannot_defend(digits):
+    model_fn, train, test = digits
+    attack = attacks.pgd(threats.linf(0.1), step_size=0.01, num_steps=40)
+    x_adv = jax.jit(attack)(new_key(), logits_of(model_fn), *test)
+    before = model_fn(x_adv).logits.argmax(axis=1)
+    assert 0.2 < (before == test.y).mean() < 0.9
+    defense = nip(policy="predicted", front=20, tail=20, size=0.05)
+    state = defense.fit(new_key(), model_fn, train)
+    after = defense.apply(state, new_key(), model_fn, x_adv).argmax(axis=1)
+    assert (after != before).mean() <= 0.02
+
+
+def test_candidates_help_until_somebody_attacks_the_choice(digits):
+    model_fn, train, test = digits
+    threat = threats.linf(0.1)
+    defense = nip(front=20, tail=20, size=0.05)
+    state = defense.fit(new_key(), model_fn, train)
+
+    def defended(**options):
+        apply = nip(front=20, tail=20, size=0.05, **options).apply
+        run = functools.partial(_applied, apply)
+        return Partial(run, state, model_fn)
+
+    static = attacks.pgd(threat, step_size=0.01, num_steps=40)
+    x_adv = jax.jit(static)(new_key(), logits_of(model_fn), *test)
+    accuracy = lambda f, x: float((f(x).argmax(axis=1) == test.y).mean())
+    bare = accuracy(logits_of(model_fn), x_adv)
+    assert accuracy(defended(), x_adv) > bare + 0.05
+    assert accuracy(defended(), test.x) > 0.9
+    adaptive = attacks.selector(threat, step_size=0.02, num_steps=20)
+    view = defended(answer="candidates", clip_gradient="straight_through")
+    found = jax.jit(adaptive)(new_key(), view, *test)
+    assert float(jnp.abs(found - test.x).max()) <= 0.1 + 1e-6
+    right = defended()(found).argmax(axis=1) == test.y
+    right &= defended()(x_adv).argmax(axis=1) == test.y
+    assert float(right.mean()) < bare + 0.05
+
+
+def _applied(apply, state, model_fn, x):
+    return apply(state, new_key(), model_fn, x)
+
+
+def test_random_sets_and_directions_are_as_large_as_the_real_ones(digits):
+    model_fn, train, _ = digits
+    real = nip(front=20, tail=20).fit(new_key(), model_fn, train)
+    sets = nip(front=20, tail=20, neurons="random").fit(new_key(), model_fn, train)
+    ways = nip(front=20, tail=20, direction="random").fit(new_key(), model_fn, train)
+    size = lambda state: jnp.sqrt((state.directions**2).mean(axis=(1, 2, 3)))
+    for state in (real, sets, ways):
+        np.testing.assert_allclose(size(state), 1, rtol=1e-3)
+        np.testing.assert_array_equal((state.masks == 1).sum(axis=1), 20)
+    np.testing.assert_array_equal(ways.masks, real.masks)
+    assert (sets.masks != real.masks).any()
+
+
+def test_shapley_values_can_be_the_measure(net):
+    model_fn, _, batch = net
+
+    def measure(model_fn, x, y, *, layer, output):
+        return influence.shapley(
+            new_key(), model_fn, x, y, layer=layer, output=output, num_permutations=5
+        ).value
+
+    state = nip(**SMALL, measure=measure).fit(new_key(), model_fn, batch)
+    usual = nip(**SMALL).fit(new_key(), model_fn, batch)
+    assert (state.masks == usual.masks).mean() > 0.8
