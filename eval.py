@@ -68,15 +68,11 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         mesh=mesh,
     )
     test, predict = run.splits.test, classifier.logits_fn
-    probes = None if classifier.critics is None else classifier.critics.probes
-    kept = dict(keep_adversarial=_SAVE.value or bool(probes))
+    kept = dict(keep_adversarial=_SAVE.value or build.looks_at_images(classifier))
     kept |= dict(state_dir=report, log=print)
     result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
-    information = None
-    if probes:
-        information = evaluation.information_of(
-            result, test, predict, batch_size=block["batch_size"], mesh=mesh, **probes
-        )
+    sizes = dict(batch_size=block["batch_size"], mesh=mesh)
+    more = build.diagnostics(classifier, result, test, **sizes)
     curve = None
     if radii is not None and attack_at is not None:
         chosen |= dict(source=classifier.source)
@@ -95,9 +91,7 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
             versions=cli.versions(),
             config=build.resolved(config),
         )
-        evaluation.write_report(
-            report, summary, context=context, curve=curve, information=information
-        )
+        evaluation.write_report(report, summary, context=context, curve=curve, **more)
         if _SAVE.value:
             evaluation.save_adversarial(report / "adversarial", result)
         print(

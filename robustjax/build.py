@@ -10,6 +10,8 @@ from robustjax.config.attacks import build_threat as build_threat
 from robustjax.config.attacks import check_suite as check_suite
 from robustjax.config.attacks import curve_attack as curve_attack
 from robustjax.config.classifiers import Classifier as Classifier
+from robustjax.config.diagnostics import diagnostics as diagnostics
+from robustjax.config.diagnostics import looks_at_images as looks_at_images
 from robustjax.config.networks import Networks as Networks
 from robustjax.config.networks import build_model as build_model
 from robustjax.config.networks import build_networks as build_networks

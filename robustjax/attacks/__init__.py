@@ -59,6 +59,7 @@ from robustjax.attacks.noise import sign_noise as sign_noise
 from robustjax.attacks.noise import uniform_noise as uniform_noise
 from robustjax.attacks.penalty import WithPenalty as WithPenalty
 from robustjax.attacks.penalty import penalised as penalised
+from robustjax.attacks.pgd_minimal import pgd_minimal as pgd_minimal
 from robustjax.attacks.pixel import pixel as pixel
 from robustjax.attacks.pixel import single_pixel as single_pixel
 from robustjax.attacks.rotation_translation import (
@@ -78,6 +79,7 @@ from robustjax.attacks.staged import Placement as Placement
 from robustjax.attacks.staged import Stage as Stage
 from robustjax.attacks.staged import StagedAttack as StagedAttack
 from robustjax.attacks.staged import StageOutcome as StageOutcome
+from robustjax.attacks.towards_other import towards_other as towards_other
 from robustjax.attacks.transferable import transferable as transferable
 from robustjax.attacks.universal import apply_perturbation as apply_perturbation
 from robustjax.attacks.universal import universal as universal

@@ -14,7 +14,7 @@ from robustjax.config.critics import Critics
 from robustjax.evaluation import NamedAttack
 from robustjax.types import Array, Attack, LogitsFn, Objective, Threat
 
-_LOOKS_INSIDE = ("feature_collision",)
+_LOOKS_INSIDE = ("feature_collision", "towards_other")
 _ARRAYS = ("features_fn", "images", "labels")  # which no report shows
 
 Another = Callable[[str], LogitsFn]
@@ -31,6 +31,16 @@ class Views(Protocol):
     @property
     def critics(self) -> Critics | None:
         """The run's critics, if it has any."""
+        ...
+
+    @property
+    def defense(self) -> str | None:
+        """The test-time defense's name, if there is one."""
+        ...
+
+    @property
+    def chooses(self) -> str | None:
+        """The policy by which it chooses among candidates of classes, if it does."""
         ...
 
     def view(self, changes: Block, /) -> LogitsFn:
@@ -98,7 +108,9 @@ def build_attack(
     radii = _radii(given.pop("radii", ()))
     counts = given.pop("counts", not radii)
     if given.get("name") in _LOOKS_INSIDE and views is not None:
-        given |= views.guides()
+        accepted = inspect.signature(names.ATTACKS[given["name"]]).parameters
+        guides = views.guides()
+        given |= {name: guides[name] for name in guides if name in accepted}
     repeats = 1
     elsewhere = surrogate is not None or (view is not None and not joint)
     if elsewhere and given.get("name") == "restarts":
@@ -163,6 +175,7 @@ def build_suite(
     check_suite(suite)
     if views is not None:
         about = dict(has_head=views.has_head, has_transform=views.has_transform)
+        about |= dict(defense=views.defense, chooses=views.chooses)
         about |= dict(critics=() if views.critics is None else views.critics.roles)
         evaluation = {**evaluation, **about}
     if suite.endswith(".py"):

@@ -8,6 +8,7 @@ templates or masks at once. A view is written like the block, as what changes in
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,16 +20,27 @@ from robustjax import data, interpolation, models
 from robustjax._checks import InputError, positive_int
 from robustjax.attacks import expectation
 from robustjax.config import names
-from robustjax.config.blocks import Block, call, lookup, make
+from robustjax.config.blocks import Block, call
 from robustjax.config.critics import Critics
-from robustjax.config.heads import HeadSettings
+from robustjax.config.heads import HeadSettings, build_similarity
+from robustjax.config.input_transforms import (
+    Transformed,
+    build_transform,
+    transformed,
+)
+from robustjax.config.test_time import (
+    FittedDefenses,
+    build_defense,
+    check_head,
+    choice_of,
+    is_test_time,
+)
 from robustjax.interpolation import Similarity, Template
 from robustjax.types import (
     Array,
     Attack,
     Head,
     InputTransform,
-    Key,
     LogitsFn,
     Model,
     PyTree,
@@ -49,6 +61,7 @@ class Classifier:
         params: PyTree,
         model_state: PyTree,
         critics: Callable[[LogitsFn], Critics] | None = None,
+        directory: Path | None = None,
     ):
         """Of these weights.
 
@@ -60,6 +73,7 @@ class Classifier:
           params: Its parameters.
           model_state: Its BatchNorm statistics.
           critics: Those of the run, of the classifier that is judged.
+          directory: Where states of test-time defenses are kept; None keeps none.
         """
         self._make_critics = critics
         self._critics: Critics | None = None
@@ -72,8 +86,8 @@ class Classifier:
         self.has_transform = bool(self._transform)
         draws = (config.get("evaluation") or {}).get("draws", 30)
         positive_int(**{"evaluation.draws": draws})
-        # Without a mask every draw is the same.
-        masked = self.has_transform and self._transform.get("p_drop") != 0
+        self._fitted = FittedDefenses(train, model, params, model_state, directory)
+        masked = self.has_transform and self._is_random(train.num_classes)
         self._draws = draws if masked else 1
         self._drawn = self._head.average == "draws" and self._head.num_sets > 1
         if masked and self._drawn:
@@ -88,6 +102,13 @@ class Classifier:
         self._features: dict[Any, Array] = {}
         self._weights = (model, params, model_state)
 
+    def _is_random(self, num_classes: int) -> bool:
+        if is_test_time(self._transform):
+            check_head(self._head.name)
+            return build_defense(self._transform, num_classes).random
+        # Without a mask every draw is the same.
+        return self._transform.get("p_drop") != 0
+
     @functools.cached_property
     def logits_fn(self) -> LogitsFn:
         """What is judged: with masks and templates that no attacker can search.
@@ -96,6 +117,29 @@ class Classifier:
         a random transform, the sets of a head with `average="draws"`.
         """
         return self.judge({})
+
+    @property
+    def bare(self) -> LogitsFn | None:
+        """The model without its transform, if it has one and answers with logits."""
+        if not self.has_transform or self.random_view is not None:
+            return None
+        return self.view(dict(transform=None))
+
+    @property
+    def defense(self) -> str | None:
+        """The name of the test-time defense, if there is one."""
+        name = self._transform.get("name")
+        return str(name) if is_test_time(self._transform) else None
+
+    @property
+    def neurons(self) -> dict[str, Any] | None:
+        """What `evaluation.neuron_shifts` needs, where the defense knows neurons."""
+        return None if self.bare is None else self._fitted.neurons(self._transform)
+
+    @property
+    def chooses(self) -> str | None:
+        """The policy by which it chooses among candidates of classes, if it does."""
+        return choice_of(self._transform)
 
     @property
     def source(self) -> LogitsFn | None:
@@ -160,13 +204,16 @@ class Classifier:
             changed = changes.pop("transform")
             block = {} if changed is None else {**block, **changed}
         head = call("view", functools.partial(dataclasses.replace, self._head), changes)
-        transform = _transform(block)
+        if is_test_time(block):
+            check_head(head.name)
+            return self._fitted.logits_fn(block, draw=draw, samples=samples)
+        transform = build_transform(block)
         fun = self._interpolated(head, transform)
         if transform is None:
             return fun
         key = jax.random.key(block.get("seed", 0))
         return expectation(
-            Partial(_Transformed(transform.apply), fun),
+            Partial(Transformed(transform.apply), fun),
             jax.random.fold_in(key, draw),
             samples,
             average="logits" if samples == 1 else "objective",
@@ -326,16 +373,8 @@ class Classifier:
         if head.augment:
             x = jax.jit(self._augment)(keys, x)
         if transform is not None:
-            x = _transformed(transform, keys, models.logits_fn(*self._weights), x)
+            x = transformed(transform, keys, models.logits_fn(*self._weights), x)
         return x
-
-
-def build_similarity(block: Block) -> Similarity:
-    """The `Similarity` of a block, its kernel by name."""
-    given = dict(block)
-    if "kernel" in given:
-        given["kernel"] = lookup("kernel", names.KERNELS, given["kernel"])
-    return call("similarity", Similarity, given)
 
 
 def _dict(block: Block) -> dict[str, Any]:
@@ -343,37 +382,9 @@ def _dict(block: Block) -> dict[str, Any]:
     return dict(block) if to_dict is None else to_dict()
 
 
-def _transform(block: Block) -> InputTransform | None:
-    if not block:
-        return None
-    given = {k: v for k, v in block.items() if k != "seed"}
-    return _made(tuple(sorted(given.items())))
-
-
-@functools.cache
-def _made(items: tuple[tuple[str, Any], ...]) -> InputTransform:
-    """One object per block, so that code compiled for it is found again."""
-    return make("transform", names.TRANSFORMS, dict(items))
-
-
 @functools.partial(jax.jit, static_argnums=2)
 def _make_template(features: Array, labels: Array, similarity: Similarity) -> Template:
     return interpolation.make_template(features, labels, similarity)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _transformed(
-    transform: InputTransform, keys: Key, logits_fn: LogitsFn, x: Array
-) -> Array:
-    return transform.apply((), keys, logits_fn, x)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Transformed:
-    apply: Any
-
-    def __call__(self, fun: LogitsFn, keys: Key, x: Array) -> Array:
-        return fun(self.apply((), keys, fun, x))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from robustjax._checks import InputError, one_of, positive_int
 from robustjax.config import names
-from robustjax.config.blocks import Block
-from robustjax.interpolation import TemplateWeight
+from robustjax.config.blocks import Block, call, lookup
+from robustjax.interpolation import Similarity, TemplateWeight
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,3 +67,11 @@ class HeadSettings:
                 f"`head.companions` {self.companions} needs `head.queries` 'batch', "
                 f"got {self.queries!r}: single queries have none."
             )
+
+
+def build_similarity(block: Block) -> Similarity:
+    """The `Similarity` of a block, its kernel by name."""
+    given = dict(block)
+    if "kernel" in given:
+        given["kernel"] = lookup("kernel", names.KERNELS, given["kernel"])
+    return call("similarity", Similarity, given)

@@ -4,6 +4,7 @@ from robustjax import (
     attacks,
     data,
     defenses,
+    influence,
     information,
     interpolation,
     models,
@@ -12,7 +13,7 @@ from robustjax import (
     training,
     transforms,
 )
-from robustjax.config import namid_suites, suites
+from robustjax.config import namid_suites, nip_suites, suites
 from robustjax.types import Objective
 
 THREATS = {"linf": threats.linf, "l2": threats.l2, "l1": threats.l1}
@@ -70,6 +71,9 @@ ATTACKS = {
     "autoattack_plus": attacks.autoattack_plus,
     "screen": attacks.screen,
     "aa_namid": attacks.aa_namid,
+    "selector": attacks.selector,
+    "pgd_minimal": attacks.pgd_minimal,
+    "towards_other": attacks.towards_other,
 }
 STARTS = ("none", "uniform", "gaussian")
 MODELS = {
@@ -135,6 +139,26 @@ HEADS = {
     "kernel_regression": interpolation.kernel_regression,
 }
 TRANSFORMS = {"total_variation": transforms.total_variation}
+DEFENSES = {
+    "nip": transforms.nip,
+    "noise_voting": transforms.noise_voting,
+    "hedge": transforms.hedge,
+    "anti_adversary": transforms.anti_adversary,
+    "nearest_class_mean": transforms.nearest_class_mean,
+    "nearest_neighbor": transforms.nearest_neighbor,
+}
+MEASURES = {
+    "gradient": influence.gradient,
+    "activation_x_gradient": influence.activation_x_gradient,
+    "conductance": influence.conductance,
+    "ablation": influence.ablation,
+}
+OUTPUTS = {
+    "logit": influence.logit,
+    "probability": influence.probability,
+    "log_probability": influence.log_probability,
+    "margin": influence.margin,
+}
 OPTIMIZERS = {"sgd": training.sgd, "adam": training.adam, "adamw": training.adamw}
 SCHEDULES = {
     "constant": training.constant,
@@ -151,6 +175,7 @@ SUITES = {
     "namid_adaptive": namid_suites.namid_adaptive,
     "wnll_paper": suites.wnll_paper,
     "wnll_adaptive": suites.wnll_adaptive,
-    "nip_paper": suites.nip_paper,
+    "nip_paper": nip_suites.nip_paper,
+    "nip_adaptive": nip_suites.nip_adaptive,
     "at_alp_paper": suites.at_alp_paper,
 }

@@ -22,6 +22,7 @@ from robustjax.config.classifiers import Classifier
 from robustjax.config.critics import Critics
 from robustjax.config.networks import MODEL, Networks, build_networks
 from robustjax.config.stages import build_stages
+from robustjax.config.test_time import is_test_time
 from robustjax.types import (
     Array,
     Key,
@@ -97,12 +98,22 @@ def build_classifier(
     model: Model,
     params: PyTree,
     model_state: PyTree,
-    critics: Callable[[LogitsFn], Critics] | None = None,
+    **options: Any,
 ) -> Classifier:
-    """What these weights make with the config's `head` and `transform`."""
+    """What these weights make with the config's `head` and `transform`.
+
+    Args:
+      config: The run's.
+      splits: Its data.
+      model: The model.
+      params: Its parameters.
+      model_state: Its BatchNorm statistics.
+      **options: As of a `Classifier`.
+    """
     augment = build_augmentation(config.data.augment)
-    weights = (model, params, model_state)
-    return Classifier(config, splits.train, augment, *weights, critics=critics)
+    return Classifier(
+        config, splits.train, augment, model, params, model_state, **options
+    )
 
 
 def build_augmentation(block: Block) -> data.Augmentation:
@@ -200,7 +211,8 @@ def restore(
         model = networks.classifier(name)
         found.check_trained(name)
         weights = networks.weights(params, model_state, name)
-        return build_classifier(chosen, splits, model, *weights, critics=critics)
+        kept = dict(critics=critics, directory=workdir / "defenses")
+        return build_classifier(chosen, splits, model, *weights, **kept)
 
     step = int(found.state.step)
     return Restored(found.run, step, classifier(network), classifier)
@@ -322,9 +334,14 @@ def _validation(
         mesh=mesh,
     )
 
+    bare = config.copy_and_resolve_references()
+    if is_test_time(config.get("transform") or {}):
+        with bare.unlocked():  # fitted to weights that do not change any more
+            del bare.transform
+
     def validate(name: str, params: PyTree, model_state: PyTree) -> dict[str, float]:
         weights = networks.weights(params, model_state, name)
-        built = build_classifier(config, splits, networks.classifier(name), *weights)
+        built = build_classifier(bare, splits, networks.classifier(name), *weights)
         attacks = [dataclasses.replace(attack, source=built.source)]
         result = judge(built.logits_fn, attacks=attacks)
         clean = float(result.clean_correct.mean())

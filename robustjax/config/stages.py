@@ -13,7 +13,7 @@ from robustjax._checks import InputError, one_of
 from robustjax.config import names
 from robustjax.config.attacks import Another, build_attack
 from robustjax.config.blocks import Block, call, lookup, make
-from robustjax.config.classifiers import build_similarity
+from robustjax.config.heads import build_similarity
 from robustjax.config.networks import MODEL, ROLES, Networks
 from robustjax.training import sharding
 from robustjax.types import (

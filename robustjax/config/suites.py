@@ -242,45 +242,6 @@ def _transform_rows(evaluation: Block) -> Blocks:
     ]
 
 
-def nip_paper(evaluation: Block) -> Blocks:
-    """The attacks that the NIP scripts list; their budgets are not known.
-
-    The radius is that of `config.evaluation`. Pixel, JSMA, DeepFool and boundary are
-    held to no radius of it.
-    """
-    threat, unlimited = evaluation["threat"], ball("l2", math.inf)
-    return [
-        dict(name="fgsm", threat=threat, label="FGSM"),
-        dict(
-            name="bim",
-            threat=threat,
-            step_size=evaluation["step_size"],
-            num_steps=10,
-            label="BIM",
-        ),
-        dict(name="mi_fgsm", threat=threat, label="MI-FGSM"),
-        pgd(evaluation, num_steps=40, label="PGD-40"),
-        dict(name="jsma", counts=False, label="JSMA"),
-        dict(name="deepfool", threat=unlimited, radii=(0.5,), label="DeepFool"),
-        dict(
-            name="universal",
-            threat=threat,
-            num_steps=100,
-            step_size=evaluation["step_size"],
-            label="UAP of each batch",
-        ),
-        dict(name="uniform_noise", threat=threat, label="additive uniform noise"),
-        dict(name="single_pixel", counts=False, label="single pixel"),
-        dict(
-            name="boundary",
-            threat=unlimited,
-            num_steps=1000,
-            radii=(0.5,),
-            label="boundary",
-        ),
-    ]
-
-
 def at_alp_paper(evaluation: Block) -> Blocks:
     """White-box PGD of 10 to 200 steps at 0.25 and 0.5, and what needs no model.
 

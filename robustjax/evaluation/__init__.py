@@ -1,8 +1,12 @@
 """Evaluation: plain arrays per example, and reports made of them."""
 
+from robustjax.evaluation._pictures import draw_influence_maps as draw_influence_maps
+from robustjax.evaluation.defended import beside_bare as beside_bare
 from robustjax.evaluation.information import information_of as information_of
 from robustjax.evaluation.minimum_norm import accuracy_at as accuracy_at
 from robustjax.evaluation.minimum_norm import minimum_norms as minimum_norms
+from robustjax.evaluation.neurons import influence_maps as influence_maps
+from robustjax.evaluation.neurons import neuron_shifts as neuron_shifts
 from robustjax.evaluation.report import mean_and_deviation as mean_and_deviation
 from robustjax.evaluation.report import save_adversarial as save_adversarial
 from robustjax.evaluation.report import seeds_table as seeds_table

@@ -69,6 +69,53 @@ def draw_information(path: Path, information: Mapping[str, Any]) -> None:
     _save(figure, path)
 
 
+def draw_neurons(path: Path, neurons: Mapping[str, Any]) -> None:
+    """Mean shifts of neurons by the rank of their influence, a line for each attack."""
+    figure = _figure(9, 5)
+    axes = figure.subplots()
+    axes.axhline(0, color="0.8", linewidth=1)
+    styles = ("-", "--", ":")
+    drawn = [a for a in neurons["attacks"] if a["by_rank"] is not None]
+    for number, attack in enumerate(drawn):
+        places = (np.arange(len(attack["by_rank"])) + 0.5) / len(attack["by_rank"])
+        style = styles[number // 10 % len(styles)]
+        axes.plot(places, attack["by_rank"], style, label=attack["name"])
+    axes.set(
+        xlabel="neurons by influence on the label, largest (0) to smallest (1)",
+        ylabel="mean shift / deviation over benign images",
+        title=f"layer {neurons['layer']}: shift of outputs from clean to adversarial",
+    )
+    if drawn:
+        figure.legend(loc="outside right upper")
+    _save(figure, path)
+
+
+def draw_influence_maps(path: Path, images: Any, maps: Any, names: Any) -> None:
+    """Images beside maps of where influence sits, a row each.
+
+    Args:
+      path: A .png file.
+      images: [R, M, H, W, C] in [0, 1], M images in each of R rows.
+      maps: [R, M, h, w].
+      names: Of the M columns.
+    """
+    count, width = len(images), len(names)
+    figure = _figure(2 * 2 * width, 2 * count)
+    panels = figure.subplots(count, 2 * width, squeeze=False)
+    for row in range(count):
+        for column, name in enumerate(names):
+            left, right = panels[row, 2 * column], panels[row, 2 * column + 1]
+            shown = np.asarray(images[row][column])
+            grey = shown.shape[-1] == 1
+            left.imshow(shown[..., 0] if grey else shown, cmap="gray", vmin=0, vmax=1)
+            right.imshow(np.asarray(maps[row][column]), cmap="viridis")
+            left.set_title(name if row == 0 else "")
+            right.set_title(f"{name}: influence" if row == 0 else "")
+            left.axis("off")
+            right.axis("off")
+    _save(figure, path)
+
+
 def has_radar(information: Mapping[str, Any]) -> bool:
     """Whether there are enough attacks for axes, and a critic of images."""
     return len(information["attacks"]) >= 3 and bool(_given(_RADAR, information))

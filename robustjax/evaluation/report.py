@@ -17,8 +17,15 @@ from robustjax._checks import InputError
 from robustjax.evaluation._pictures import (
     draw_curve,
     draw_information,
+    draw_neurons,
     draw_radar,
     has_radar,
+)
+from robustjax.evaluation._sections import (
+    aligned,
+    defended_lines,
+    information_lines,
+    neurons_lines,
 )
 from robustjax.evaluation.minimum_norm import accuracy_at, minimum_norms
 from robustjax.evaluation.results import AttackResult, Robustness, wilson_interval
@@ -89,7 +96,7 @@ def table(summary: Mapping[str, Any]) -> str:
                 f"{row['seconds']:.1f}",
             )
         )
-    return _aligned(cells)
+    return aligned(cells)
 
 
 def write_report(
@@ -99,11 +106,13 @@ def write_report(
     context: Mapping[str, Any],
     curve: Mapping[str, Sequence[float]] | None = None,
     information: Mapping[str, Any] | None = None,
+    defended: Mapping[str, Any] | None = None,
+    neurons: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes `report.json`, `report.md` and pictures of what else is given.
 
-    These are `curve.png`, `information.png`, and `information_radar.png` for at least
-    three attacks on a classifier with a critic of images.
+    These are `curve.png`, `neurons.png`, `information.png`, and `information_radar.png`
+    for at least three attacks on a classifier with a critic of images.
 
     Args:
       directory: Created if needed.
@@ -111,6 +120,8 @@ def write_report(
       context: What else a reader needs: config, checkpoint, versions, device, commit.
       curve: `eps` and `accuracy` of a robustness curve.
       information: From `information_of`.
+      defended: From `beside_bare`.
+      neurons: From `neuron_shifts`.
 
     Raises:
       InputError: the directory cannot be written.
@@ -118,8 +129,8 @@ def write_report(
     content = {**context, **summary}
     if curve is not None:
         content["curve"] = {name: list(values) for name, values in curve.items()}
-    if information is not None:
-        content["information"] = dict(information)
+    given = dict(information=information, defended=defended, neurons=neurons)
+    content |= {name: dict(part) for name, part in given.items() if part is not None}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if curve is not None:
@@ -128,9 +139,14 @@ def write_report(
             draw_information(directory / "information.png", information)
             if has_radar(information):
                 draw_radar(directory / "information_radar.png", information)
+        if neurons is not None:
+            draw_neurons(directory / "neurons.png", neurons)
         write_json(directory / "report.json", content)
         partial = directory / "report.md.partial"
-        partial.write_text(_markdown(summary, context, curve, information))
+        lines = [] if defended is None else defended_lines(defended)
+        lines += [] if neurons is None else neurons_lines(neurons)
+        lines += [] if information is None else information_lines(information)
+        partial.write_text(_markdown(summary, context, curve, lines))
         partial.replace(directory / "report.md")
     except OSError as error:
         raise InputError(f"Cannot write to {directory}: {error.strerror}.") from error
@@ -191,7 +207,7 @@ def seeds_table(figures: Mapping[str, Sequence[float]]) -> str:
         cells.append(
             (name, f"{100 * mean:.2f}%", f"{100 * deviation:.2f}", str(len(values)))
         )
-    return _aligned(cells)
+    return aligned(cells)
 
 
 def _row(name: str, correct: np.ndarray, seconds: float) -> dict[str, Any]:
@@ -218,21 +234,11 @@ def _minimum_norm(attack: AttackResult, clean_correct: np.ndarray) -> dict[str, 
     }
 
 
-def _aligned(cells: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-    return "\n".join(lines)
-
-
 def _markdown(
     summary: Mapping,
     context: Mapping,
     curve: Mapping | None,
-    information: Mapping | None,
+    more: Sequence[str],
 ) -> str:
     lines = ["# Robustness report", ""]
     for name in ("workdir", "checkpoint", "data", "suite", "device", "commit", "seed"):
@@ -271,44 +277,14 @@ def _markdown(
         cells = [("eps", "accuracy")]
         for eps, accuracy in zip(curve["eps"], curve["accuracy"], strict=True):
             cells.append((f"{eps:.5g}", f"{100 * accuracy:.2f}%"))
-        lines.append(_aligned(cells))
-    if information is not None:
-        lines += _information(information)
+        lines.append(aligned(cells))
     lines += [
+        *more,
         "",
         f"JAX {jax.__version__}; every number and the config: report.json.",
         "",
     ]
     return "\n".join(lines)
-
-
-def _information(information: Mapping[str, Any]) -> list[str]:
-    quantities = information["quantities"]
-    names = [quantity.replace("_", " ") for quantity in quantities]
-    cells = [("attack", "images", "n", *names)]
-    for attack in information["attacks"]:
-        for group, row in attack["groups"].items():
-            figures = [_mean_or_none(row[quantity]) for quantity in quantities]
-            cells.append((attack["name"], group, str(row["count"]), *figures))
-    lines = [
-        *("", "## Information", ""),
-        "Critics' estimates of what logits say: natural of x, adversarial of "
-        "x_adv - x, standard of the image that they are the logits of; clean in those "
-        "of x, adv in those of x_adv. Mean and deviation over images; right are those "
-        "right on x, of them fooled are wrong on x_adv, survived right. Figures of "
-        "different critics do not compare.",
-        *("", _aligned(cells), ""),
-        "![information](information.png)",
-    ]
-    if has_radar(information):
-        lines += ["", "![information by attack](information_radar.png)"]
-    return lines
-
-
-def _mean_or_none(figures: Mapping[str, float | None]) -> str:
-    if figures["mean"] is None:
-        return "-"
-    return f"{figures['mean']:.3f} ({figures['deviation']:.3f})"
 
 
 def _details(row: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from robustjax.transforms.minimise import (
 from robustjax.transforms.nip import NIPOptions as NIPOptions
 from robustjax.transforms.nip import NIPState as NIPState
 from robustjax.transforms.nip import nip as nip
+from robustjax.transforms.storage import digest as digest
 from robustjax.transforms.storage import load_state as load_state
 from robustjax.transforms.storage import save_state as save_state
 from robustjax.transforms.test_time import anti_adversary as anti_adversary

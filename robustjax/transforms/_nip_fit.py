@@ -126,6 +126,7 @@ def _fit(
     keys = flat_keys(options, x, seen.activation)
     labels = jnp.where(seen.right, y, -1)
     return NIPState(
+        influence=by_class,
         masks=masks,
         directions=directions,
         pooled_mask=pooled,

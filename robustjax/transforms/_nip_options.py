@@ -136,6 +136,7 @@ class NIPState(NamedTuple):
     """What `nip` has learnt from benign images of K classes.
 
     Attributes:
+      influence: Mean influence of neurons on each class, [K, *layer].
       masks: +1 in front, -1 in the tail, 0 between, [K, *layer].
       directions: [K, H, W, C], of root mean square 1.
       pooled_mask: Of the mean influence of all classes, [1, *layer].
@@ -148,6 +149,7 @@ class NIPState(NamedTuple):
       dictionary: The images themselves, where the policy needs them.
     """
 
+    influence: Array
     masks: Array
     directions: Array
     pooled_mask: Array

@@ -41,7 +41,8 @@ def save_state(path: str | Path, state: PyTree, weights: PyTree) -> None:
         for where, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
     content = io.BytesIO()
-    np.savez(content, **arrays, **{_MODEL: np.asarray(digest(weights))})
+    arrays[_MODEL] = np.asarray(digest(weights))
+    np.savez(content, **arrays)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,113 @@
+"""Sections of a report: what diagnostics say, as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from robustjax.evaluation._pictures import has_radar
+
+Cells = list[tuple[str, ...]]
+
+_SCORES = ("shift", "random_sets", "margin")
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    return "\n".join(lines)
+
+
+def information_lines(information: Mapping[str, Any]) -> list[str]:
+    """Estimates of information: lines of Markdown."""
+    quantities = information["quantities"]
+    names = [quantity.replace("_", " ") for quantity in quantities]
+    cells = [("attack", "images", "n", *names)]
+    for attack in information["attacks"]:
+        for group, row in attack["groups"].items():
+            figures = [_mean_or_none(row[quantity]) for quantity in quantities]
+            cells.append((attack["name"], group, str(row["count"]), *figures))
+    lines = [
+        *("", "## Information", ""),
+        "Critics' estimates of what logits say: natural of x, adversarial of "
+        "x_adv - x, standard of the image that they are the logits of; clean in those "
+        "of x, adv in those of x_adv. Mean and deviation over images; right are those "
+        "right on x, of them fooled are wrong on x_adv, survived right. Figures of "
+        "different critics do not compare.",
+        *("", aligned(cells), ""),
+        "![information](information.png)",
+    ]
+    if has_radar(information):
+        lines += ["", "![information by attack](information_radar.png)"]
+    return lines
+
+
+def defended_lines(defended: Mapping[str, Any]) -> list[str]:
+    """What a defense adds: lines of Markdown."""
+    cells = [("attack", "model alone", "defended", "DSR", "of")]
+    for row in defended["rows"]:
+        dsr, fallen = row.get("dsr"), row.get("fallen")
+        cells.append(
+            (
+                row["name"],
+                f"{100 * row['bare']:.2f}%",
+                f"{100 * row['defended']:.2f}%",
+                "-" if dsr is None else f"{100 * dsr:.2f}%",
+                "-" if fallen is None else str(fallen),
+            )
+        )
+    return [
+        *("", "## With and without the defense", ""),
+        "Accuracies on the same images. The defense success rate (DSR) is the share "
+        "that the defended model gets right, of those that the model alone gets right "
+        "before the attack and wrong after it. What the defense is worth is the "
+        "difference of the worst cases, under attacks that know it.",
+        *("", aligned(cells)),
+    ]
+
+
+def neurons_lines(neurons: Mapping[str, Any]) -> list[str]:
+    """Shifts of neurons: lines of Markdown."""
+    columns = ("front", "middle", "tail")
+    shares = ("front that fall", "tail that rise")
+    cells: Cells = [("attack", "images", "n", *columns, *shares, "Spearman")]
+    about: Cells = [("attack", "shift of neurons", "random sets", "clean margin")]
+    for attack in neurons["attacks"]:
+        for group, row in attack["groups"].items():
+            shifts = [_number(row[name]) for name in columns]
+            moved = [_share(row[name]) for name in ("front_falls", "tail_rises")]
+            figures = (*shifts, *moved, _number(row["spearman"]))
+            cells.append((attack["name"], group, str(row["count"]), *figures))
+        scores = [
+            _number(attack["auroc"][n]) for n in ("shift", "random_sets", "margin")
+        ]
+        about.append((attack["name"], *scores))
+    front, tail = (_share(neurons["at_zero"][name]) for name in ("front", "tail"))
+    return [
+        *("", "## Neurons", ""),
+        f"Outputs of the layer {neurons['layer']} of the model alone, on images that "
+        "it gets right: mean shifts in deviations over benign images, Spearman's "
+        "correlation of a class's influence with them. Of the front "
+        f"neurons {front} are 0 on clean images, of the tail {tail}.",
+        *("", aligned(cells), ""),
+        "Area under the ROC curve for which of these images fall: of the shift of the "
+        "tail minus that of the front, of the same of random sets, and of how small "
+        "the clean margin was, which needs no neurons.",
+        *("", aligned(about), "", "![neurons](neurons.png)"),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def _mean_or_none(figures: Mapping[str, float | None]) -> str:
+    if figures["mean"] is None:
+        return "-"
+    return f"{figures['mean']:.3f} ({figures['deviation']:.3f})"

@@ -1,0 +1,107 @@
+"""A test-time defense beside the model without it, on the same adversarial images."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from robustjax import _checks
+from robustjax._checks import InputError
+from robustjax.attacks import broken
+from robustjax.data import Dataset, as_float
+from robustjax.evaluation._batching import as_pytree, block_size, rows_of
+from robustjax.evaluation.results import Robustness
+from robustjax.training import sharding
+from robustjax.types import Array, LogitsFn
+
+
+def beside_bare(
+    result: Robustness,
+    dataset: Dataset,
+    bare_logits_fn: LogitsFn,
+    *,
+    batch_size: int = 512,
+    mesh: Mesh | None = None,
+) -> dict[str, Any]:
+    """What a defense adds to its model under each attack of an evaluation, JSON-able.
+
+    The defense success rate (DSR) is the share, of the images that the bare model
+    classifies correctly and the attack makes it misclassify, that the defended model
+    classifies correctly. It says nothing of images that only the defense loses, nor of
+    attacks that know the defense: read it beside both accuracies.
+
+    Args:
+      result: Of `evaluate` with `keep_adversarial=True`, of the defended model.
+      dataset: What it was evaluated on.
+      bare_logits_fn: The model without the defense.
+      batch_size: Images at a time.
+      mesh: Devices, by default all of them.
+
+    Returns:
+      `rows`: clean, each attack, and the worst case over those that count; each with
+      `name`, the accuracies `bare` and `defended`, and, but for clean, `dsr` (None
+      where nothing fell) with `fallen`, of how many images it is.
+
+    Raises:
+      InputError: x_adv was not kept, or the data set is another one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from robustjax import attacks, threats
+      >>> from robustjax.evaluation import NamedAttack, evaluate
+      >>> x = np.array([[[[0.3]]], [[[0.6]]]], np.float32)
+      >>> dataset = Dataset(x, np.int32([0, 1]), np.arange(2), ("low", "high"))
+      >>> def bare(z):
+      ...     return jnp.concatenate([0.5 - z, z - 0.5], -1).reshape(-1, 2)
+      >>> always_high = lambda z: jnp.ones((len(z), 1)) * jnp.array([[0.0, 1.0]])
+      >>> fgsm = NamedAttack("fgsm", attacks.fgsm(threats.linf(0.15)), source=bare)
+      >>> result = evaluate(always_high, dataset, [fgsm], key=jax.random.key(0),
+      ...     keep_adversarial=True)
+      >>> row = beside_bare(result, dataset, bare)["rows"][1]
+      >>> row["bare"], row["defended"], row["dsr"]
+      (0.5, 0.5, 1.0)
+    """
+    _checks.positive_int(batch_size=batch_size)
+    if not np.array_equal(dataset.index[: len(result.index)], result.index):
+        raise InputError(
+            "`dataset` must be what `result` was evaluated on, in the same order; its "
+            "`index` differs."
+        )
+    predict, total = as_pytree(bare_logits_fn), len(result.index)
+    size = block_size((predict,), batch_size, total, mesh)
+
+    def right(images: Any) -> np.ndarray:
+        blocks = rows_of((images, dataset.labels[:total]), size, mesh)
+        rows = [sharding.to_host(_right(predict, *block)) for block in blocks]
+        return np.concatenate(rows)[:total]
+
+    clean = right(dataset.images[:total])
+    rows: list[dict[str, Any]] = [_row("clean", clean, result.clean_correct)]
+    worst = clean.copy()
+    for attack in result.attacks:
+        if attack.x_adv is None:
+            raise InputError(
+                f"`result` has no x_adv of {attack.name!r}: evaluate with "
+                "keep_adversarial=True."
+            )
+        bare = right(attack.x_adv)
+        worst &= bare if attack.counts else True
+        rows.append(_row(attack.name, bare, attack.correct) | _dsr(clean, bare, attack))
+    rows.append(_row("worst case", worst, result.worst_case_correct))
+    return dict(num_examples=total, rows=rows)
+
+
+@jax.jit
+def _right(predict: LogitsFn, x: Array, y: Array) -> Array:
+    return ~broken(predict(as_float(x)), y)
+
+
+def _row(name: str, bare: np.ndarray, defended: np.ndarray) -> dict[str, Any]:
+    return dict(name=name, bare=float(bare.mean()), defended=float(defended.mean()))
+
+
+def _dsr(clean: np.ndarray, bare: np.ndarray, attack: Any) -> dict[str, Any]:
+    fallen = clean & ~bare
+    share = float(attack.correct[fallen].mean()) if fallen.any() else None
+    return dict(dsr=share, fallen=int(fallen.sum()))
