@@ -19,3 +19,5 @@ from robustjax.evaluation.results import Robustness as Robustness
 from robustjax.evaluation.results import wilson_interval as wilson_interval
 from robustjax.evaluation.robustness import evaluate as evaluate
 from robustjax.evaluation.robustness import robustness_curve as robustness_curve
+from robustjax.evaluation.true_label import benign_twin_share as benign_twin_share
+from robustjax.evaluation.true_label import oracle_share as oracle_share

@@ -1,5 +1,6 @@
 """Input transformations: what is done to an image before it is classified."""
 
+from robustjax.transforms._directions import rms_normalised as rms_normalised
 from robustjax.transforms.chain import chain as chain
 from robustjax.transforms.minimise import Minimised as Minimised
 from robustjax.transforms.minimise import (
@@ -7,6 +8,7 @@ from robustjax.transforms.minimise import (
 )
 from robustjax.transforms.nip import NIPOptions as NIPOptions
 from robustjax.transforms.nip import NIPState as NIPState
+from robustjax.transforms.nip import moved_towards as moved_towards
 from robustjax.transforms.nip import nip as nip
 from robustjax.transforms.storage import digest as digest
 from robustjax.transforms.storage import load_state as load_state

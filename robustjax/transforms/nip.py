@@ -20,7 +20,7 @@ from robustjax.attacks.selector import Candidates, pack_candidates
 from robustjax.influence import Measure, Output
 from robustjax.influence.sets import TailOrder
 from robustjax.transforms import _nip_fit
-from robustjax.transforms._nip_candidates import choice, scored
+from robustjax.transforms._nip_candidates import choice, perturbed, scored
 from robustjax.transforms._nip_options import NIPOptions, NIPState, Policy, Rule
 from robustjax.types import Array, Batch, Defense, Key, ModelFn
 
@@ -166,6 +166,25 @@ class _Apply:
             scores = found.scores / state.scale
             return pack_candidates(Candidates(scores, found.logits))
         return choice(self.options, state, found)
+
+
+def moved_towards(
+    options: NIPOptions, state: NIPState, model_fn: ModelFn, x: Array, y: Array
+) -> Array:
+    """Images moved towards the neurons of given classes, [B, H, W, C].
+
+    Args:
+      options: Their form, sets and largest size.
+      state: What `fit` returned.
+      model_fn: The classifier.
+      x: [B, H, W, C].
+      y: Classes, [B].
+
+    Raises:
+      InputError: the state is of another model, or pixels are outside [0, 1].
+    """
+    check_state(options, state, model_fn, x)
+    return perturbed(options, state, model_fn, x, y[None], options.sizes[-1])[0]
 
 
 def check_state(

@@ -1,0 +1,212 @@
+"""What NIP and its controls are worth on digits: python benchmarks/nip_digits.py.
+
+Trains the config digits_nip for each seed (runs that are there are taken as they are),
+makes adversarial images of the bare model once, and classifies them with every defense
+of configs/nip.py: accuracies, and defense success rates. Beside them stand diagnostics
+that are told the truth. `--adaptive=POLICY` then attacks these defenses by the suite
+nip_adaptive. Every number goes to WORKDIR/trial.json as it is found, and a second call
+goes on from there.
+
+    python benchmarks/nip_digits.py --workdir=runs/nip_trial
+    python benchmarks/nip_digits.py --adaptive="candidates, proto" --num_adaptive=150
+"""
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import app, flags
+
+from configs import nip as blocks
+from robustjax import (
+    attacks,
+    build,
+    data,
+    evaluation,
+    influence,
+    threats,
+    training,
+    transforms,
+)
+from robustjax.types import Batch
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/nip_trial", "Of runs and results.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings.")
+_NUM = flags.DEFINE_integer("num_examples", 300, "Test images of each.")
+_NUM_ADAPTIVE = flags.DEFINE_integer("num_adaptive", 150, "Of the adaptive suite.")
+_ADAPTIVE = flags.DEFINE_multi_string("adaptive", [], "Defenses to attack adaptively.")
+_VARIANT = flags.DEFINE_string("variant", "standard", "Or adversarial.")
+
+ROOT = Path(__file__).resolve().parent.parent
+ATTACKS = {
+    "FGSM .10": attacks.fgsm(threats.linf(0.1)),
+    "PGD .10": attacks.pgd(threats.linf(0.1), step_size=0.01, num_steps=40),
+    "PGD .15": attacks.pgd(threats.linf(0.15), step_size=0.015, num_steps=40),
+    "min": attacks.pgd_minimal(threats.linf(1.0)),
+}
+
+
+def train(seed: int) -> Path:
+    """A finished run."""
+    workdir = Path(_WORKDIR.value) / _VARIANT.value / f"seed_{seed}"
+    if not (workdir / "done").exists():
+        config = f"{ROOT}/configs/digits_nip.py:{_VARIANT.value}"
+        flags_ = [f"--config={config}", f"--workdir={workdir}", "--noprogress_bar"]
+        command = [sys.executable, f"{ROOT}/train.py", *flags_, f"--config.seed={seed}"]
+        subprocess.run(command, check=True, cwd=ROOT)
+        (workdir / "done").touch()
+    return workdir
+
+
+class Seed:
+    """One training with its adversarial images."""
+
+    def __init__(self, seed: int):
+        """Trains, or restores."""
+        self.workdir = train(seed)
+        self.config: Any = build.read_config(self.workdir).unlock()
+        self.block = self.config.transform.to_dict()
+        self.controls = blocks.controls("flatten", self.block)
+        self.test = self.with_block({}).run.splits.test
+
+    def with_block(self, block: Any) -> Any:
+        """The run with another transform."""
+        config = ml_collections.ConfigDict(self.config.to_dict())
+        config.transform = ml_collections.ConfigDict(dict(block))
+        mesh = training.data_mesh()
+        return build.restore(self.workdir, mesh, config=config, checkpoint="last")
+
+    @functools.cached_property
+    def images(self) -> dict[str, jax.Array]:
+        """Clean and adversarial images of the bare model."""
+        bare = self.with_block({}).classifier.logits_fn
+        x = data.as_float(jnp.asarray(self.test.images[: _NUM.value]))
+        y = jnp.asarray(self.test.labels[: _NUM.value])
+        key = jax.random.key(0)
+        made = {n: jax.jit(a)(key, bare, x, y) for n, a in ATTACKS.items()}
+        return {"clean": x} | made
+
+    def static(self) -> dict[str, Any]:
+        """Accuracies and DSR of every defense on the bare model's images."""
+        y = np.asarray(self.test.labels[: _NUM.value])
+        right: dict[str, dict[str, np.ndarray]] = {}
+        for name, block in self.controls.items():
+            view = jax.jit(self.with_block(block).classifier.view({}))
+            answers = {n: view(x).argmax(axis=1) for n, x in self.images.items()}
+            right[name] = {n: np.asarray(a) == y for n, a in answers.items()}
+        bare = right["none"]
+        fell = {n: bare["clean"] & ~bare[n] for n in ATTACKS}
+        return {
+            name: dict(
+                accuracy={n: float(r.mean()) for n, r in found.items()},
+                dsr={n: float(found[n][fell[n]].mean()) for n in ATTACKS},
+            )
+            for name, found in right.items()
+        }
+
+    def told(self) -> dict[str, Any]:
+        """Diagnostics with the true label."""
+        restored = self.with_block(self.block)
+        model_fn = restored.classifier.neurons["model_fn"]
+        train = restored.run.splits.train
+        x = data.as_float(jnp.asarray(train.images))
+        defense: Any = build.build_defense(self.block, train.num_classes)
+        benign = Batch(x, jnp.asarray(train.labels))
+        state = defense.fit(jax.random.key(0), model_fn, benign)
+        options = defense.apply.options
+        y = jnp.asarray(self.test.labels[: _NUM.value])
+        wrong = (y + jax.random.randint(jax.random.key(1), y.shape, 1, 10)) % 10
+        found: dict[str, Any] = {"oracle": {}, "wrong label": {}}
+        for name, x in self.images.items():
+            shares = (
+                evaluation.oracle_share(options, state, model_fn, x, label)
+                for label in (y, wrong)
+            )
+            found["oracle"][name], found["wrong label"][name] = shares
+        script = transforms.NIPOptions(
+            layer="flatten", front=1, tail=5, output=influence.probability
+        )
+        for name in ("min", "PGD .10"):
+            for size in (0.001, 0.005, 0.02, 0.05, 0.1):
+                for label, key in (("NIP", None), ("random", jax.random.key(2))):
+                    for flip in (False, True):
+                        row = f"benign twin, {name}, {label}, flip {flip}"
+                        found.setdefault(row, {})[str(size)] = (
+                            evaluation.benign_twin_share(
+                                *(script, model_fn, self.images["clean"]),
+                                self.images[name],
+                                size=size,
+                                sign_flip=flip,
+                                random_key=key,
+                            )
+                        )
+        return found
+
+    def adaptive(self, name: str) -> dict[str, Any]:
+        """The suite nip_adaptive: accuracies of the model alone, and defended."""
+        restored = self.with_block(self.controls[name])
+        classifier = restored.classifier
+        block = self.config.evaluation
+        result = evaluation.evaluate(
+            classifier.logits_fn,
+            self.test,
+            build.build_suite("nip_adaptive", block, None, classifier),
+            key=jax.random.key(0),
+            num_examples=_NUM_ADAPTIVE.value,
+            keep_adversarial=True,
+        )
+        bare = self.with_block({}).classifier.logits_fn
+        rows = evaluation.beside_bare(result, self.test, bare)["rows"]
+        return {row["name"]: [row["bare"], row["defended"]] for row in rows}
+
+
+def main(argv: Any) -> None:
+    """Runs what is not there yet."""
+    del argv
+    path = Path(_WORKDIR.value) / f"trial_{_VARIANT.value}.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for seed in range(_SEEDS.value):
+        about = results.setdefault(str(seed), {})
+        this = Seed(seed)
+        parts = {"static": this.static, "told": this.told}
+        for name in _ADAPTIVE.value:
+            parts[f"adaptive {name}"] = functools.partial(this.adaptive, name)
+        for name, part in parts.items():
+            if name not in about:
+                about[name] = part()
+                training.write_json(path, results)
+                print(f"seed {seed}: {name}", flush=True)
+    show(results)
+
+
+def show(results: dict[str, Any]) -> None:
+    """Means over seeds as tables."""
+    seeds = list(results.values())
+    columns = ["clean", *ATTACKS]
+    print("\n| defense | " + " | ".join([*columns, *(f"DSR {a}" for a in ATTACKS)]))
+    for name in seeds[0]["static"]:
+        rows = [seed["static"][name] for seed in seeds]
+        means = [np.mean([r["accuracy"][c] for r in rows]) for c in columns]
+        means += [np.nanmean([r["dsr"][a] for r in rows]) for a in ATTACKS]
+        print(f"| {name} | " + " | ".join(f"{v:.3f}" for v in means) + " |")
+    for name in seeds[0]["told"]:
+        rows = [seed["told"][name] for seed in seeds]
+        cells = (f"{c}: {np.mean([r[c] for r in rows]):.3f}" for c in rows[0])
+        print(f"| {name} (told the truth) | " + " | ".join(cells) + " |")
+    for name in [n for n in seeds[0] if n.startswith("adaptive")]:
+        rows = [seed[name] for seed in seeds if name in seed]
+        print(f"\n{name}, {len(rows)} seeds")
+        for row in rows[0]:
+            bare, defended = np.mean([r[row] for r in rows], axis=0)
+            print(f"| {row} | {bare:.3f} | {defended:.3f} |")
+
+
+if __name__ == "__main__":
+    app.run(main)
