@@ -34,7 +34,7 @@ BEGIN, END = (
 GROUPS = {
     "Gradients, a fixed budget": (
         *("fgsm", "bim", "pgd", "projected_gradient", "adam_pgd"),
-        *("apgd", "apgd_target", "apgd_targeted", "feature_collision"),
+        *("apgd", "apgd_target", "apgd_targeted", "feature_collision", "selector"),
     ),
     "AutoAttack": (
         *("autoattack", "autoattack_plus", "autoattack_rand"),
@@ -43,13 +43,14 @@ GROUPS = {
     "Minimum norm": (
         *("fab", "fab_target", "fab_targeted", "fmn", "ddn", "deepfool"),
         *("carlini_wagner", "carlini_wagner_linf", "carlini_wagner_fixed", "ead"),
+        "pgd_minimal",
     ),
     "Transfer and universal": (
         *("mi_fgsm", "ni_fgsm", "si_ni_fgsm", "vmi_fgsm", "di_fgsm", "ti_dim"),
         *("transferable", "universal", "apply_perturbation"),
     ),
     "Black box: scores": ("square", "spsa", "nes", "estimated_gradient"),
-    "Black box: decisions": ("boundary", "hop_skip_jump"),
+    "Black box: decisions": ("boundary", "hop_skip_jump", "towards_other"),
     "Few pixels": ("pixel", "single_pixel", "jsma"),
     "Spatial": ("rotation_translation", "stadv", "wasserstein_pgd"),
     "No model asked": ("uniform_noise", "sign_noise", "gaussian_noise", "grey"),
@@ -59,6 +60,7 @@ HELPERS = (
     *("broken", "uniform_start", "gaussian_kernel", "resize_and_pad"),
     *("mass_above_one", "universal_perturbation", "Trajectory"),
     *("Placement", "Stage", "StagedAttack", "StageOutcome"),
+    *("Candidates", "chosen", "pack_candidates", "unpack_candidates"),
 )
 # They take attacks or classifiers and give such.
 COMBINATORS = (
@@ -70,6 +72,7 @@ WITHOUT_NORM = {
     "pixel": "pixels",
     "single_pixel": "pixels",
     "jsma": "coordinates",
+    "towards_other": "none",
     "rotation_translation": "motion",
     "stadv": "flow",
     "wasserstein_pgd": "transport",
@@ -81,6 +84,7 @@ TARGETED = {  # where the signature does not say it
     "fab_targeted": "wrong classes in turn",
     "feature_collision": "no",  # its objective only decides between results
     "rotation_translation": "no",
+    "selector": "wrong classes in turn",
 }
 # What the tests compare with: (shown, file, test).
 _LOOP, _STEP = "NumPy, every step", "NumPy, one step"
@@ -97,6 +101,18 @@ CHECKED = {
         _STEP,
         "feature_collision",
         "one_step_is_the_sign_of_the_pull",
+    ),
+    "selector": (
+        *(_STEP, "selector"),
+        "one_step_is_the_sign_of_the_lead_towards_some_wrong_class",
+    ),
+    "pgd_minimal": (
+        *("closed form", "selector"),
+        "the_smallest_radius_of_a_linear_model_is_its_distance",
+    ),
+    "towards_other": (
+        *("closed form", "selector"),
+        "the_nearest_other_image_that_is_another_to_the_model",
     ),
     "fab": (_LOOP, "fab", "float64_reference_from_a_fixed_start"),
     "fab_target": (_LOOP, "fab", "float64_reference_from_a_fixed_start"),

@@ -63,6 +63,15 @@ GIVES_WAY = _counted(
 )
 
 
+def _packed(x):
+    logits = WITHSTANDS(x)
+    lifted = logits[:, None] + jnp.eye(CLASSES)[None]
+    return attacks.pack_candidates(attacks.Candidates(logits, lifted))
+
+
+CHOOSES = Partial(_packed)
+
+
 def _collision() -> dict[str, Any]:
     guides = jax.random.uniform(jax.random.key(2), (CLASSES, *IMAGE))
     return dict(
@@ -98,6 +107,11 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "apply_perturbation": lambda: dict(delta=jnp.full(IMAGE, 0.01)),
     "feature_collision": _collision,
+    "selector": lambda: dict(step_size=0.01, num_steps=2, at_once=1),
+    "towards_other": lambda: dict(
+        images=jax.random.uniform(jax.random.key(2), (CLASSES, *IMAGE)),
+        labels=jnp.arange(CLASSES),
+    ),
     "gaussian_noise": lambda: dict(scale=0.1),
     "wasserstein_pgd": lambda: dict(eps=0.005),
     "carlini_wagner": lambda: dict(abort_early=False),
@@ -144,6 +158,7 @@ def measure(name: str) -> dict[str, Any]:
     def run(**more) -> dict[str, Any]:
         attack = factory(*threat, **{**arguments, **more})
         classifier = GIVES_WAY if name in DECISIONS else WITHSTANDS
+        classifier = CHOOSES if name == "selector" else classifier
         if isinstance(attack, StagedAttack):
             return _staged(attack, classifier, *call)
         return _compiled(attack, classifier, *call)

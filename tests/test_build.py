@@ -274,6 +274,7 @@ def test_every_attack_has_a_name():
         *("uniform_start", "universal_perturbation", "with_surrogate"),
         *("Placement", "Stage", "StagedAttack", "StageOutcome", "Trajectory"),
         *("WithPenalty", "penalised"),
+        *("Candidates", "chosen", "pack_candidates", "unpack_candidates"),
     }
     assert public - code_only == set(names.ATTACKS)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from robustjax._checks import one_of
 from robustjax.config import names
 from robustjax.config.blocks import Block, make
 from robustjax.types import Array, InputTransform, Key, LogitsFn
@@ -15,6 +16,9 @@ def build_transform(block: Block) -> InputTransform | None:
     """The transform of a block; none of an empty one."""
     if not block:
         return None
+    one_of(
+        (*names.TRANSFORMS, *names.DEFENSES), **{"transform name": block.get("name")}
+    )
     given = {k: v for k, v in block.items() if k != "seed"}
     return _made(tuple(sorted(given.items())))
 

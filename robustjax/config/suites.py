@@ -121,6 +121,11 @@ def wnll_adaptive(evaluation: Block) -> Blocks:
         evaluation.get("has_head"),
         evaluation.get("has_transform"),
     )
+    if evaluation.get("defense"):
+        raise InputError(
+            "`suite` wnll_adaptive judges a head or an input transform, not the "
+            f"test-time defense {evaluation['defense']}: take the suite nip_adaptive."
+        )
     if not has_head and not has_transform:
         raise InputError(
             "`suite` wnll_adaptive judges a head or a transform: take --head=wnll or "

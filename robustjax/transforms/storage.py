@@ -1,5 +1,6 @@
 """States of test-time defenses on disk, beside the model that they were fitted to."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -49,7 +50,8 @@ def save_state(path: str | Path, state: PyTree, weights: PyTree) -> None:
         unfinished.write_bytes(content.getvalue())
         os.replace(unfinished, path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
         raise InputError(f"Cannot write {path}: {error.strerror}.") from error
 
 
