@@ -20,6 +20,7 @@ DOCS = ROOT / "docs"
 PAGE = (DOCS / "attacks.md").read_text()
 INTERPOLATION = (DOCS / "interpolation.md").read_text()
 NAMID = (DOCS / "namid.md").read_text()
+NIP = (DOCS / "nip.md").read_text()
 INFORMATION = (DOCS / "information.md").read_text()
 # One of each way to count: a scan, chunks at two lengths, early ends, no passes.
 QUICK = "pgd,square,deepfool,grey"
@@ -81,6 +82,17 @@ def test_the_page_on_namid_runs():
     assert names["clean"].shape == (16,)
 
 
+def test_the_page_on_nip_runs():
+    names = {}
+    for block in blocks("python", NIP):
+        exec(compile(block, "nip.md", "exec"), names)
+    model_fn, x, y = (names[name] for name in ("model_fn", "x", "y"))
+    assert (model_fn(x).logits.argmax(axis=1) == y).mean() > 0.8
+    assert names["every_class"].shape == (8, 10, 128)
+    assert names["shapley"].value.shape == (2, 32)
+    assert (names["oblivious"] != names["adaptive"]).any()
+
+
 def test_the_page_on_information_runs():
     names = {}
     for block in blocks("python", INFORMATION):
@@ -99,7 +111,8 @@ def test_the_tables_on_information_are_what_the_script_writes(monkeypatch):
 @pytest.mark.parametrize(
     "line",
     "".join(
-        block for page in (PAGE, INTERPOLATION, NAMID) for block in blocks("bash", page)
+        block for page in (PAGE, INTERPOLATION, NAMID, NIP)
+        for block in blocks("bash", page)
     ).splitlines(),
 )
 def test_commands_name_flags_that_exist(line):

@@ -86,6 +86,7 @@ class Classifier:
         self.has_transform = bool(self._transform)
         draws = (config.get("evaluation") or {}).get("draws", 30)
         positive_int(**{"evaluation.draws": draws})
+        self.maps_of = (config.get("evaluation") or {}).get("influence_maps")
         self._fitted = FittedDefenses(train, model, params, model_state, directory)
         masked = self.has_transform and self._is_random(train.num_classes)
         self._draws = draws if masked else 1
@@ -101,6 +102,7 @@ class Classifier:
         self._train, self._augment = train, augment
         self._features: dict[Any, Array] = {}
         self._weights = (model, params, model_state)
+        self.model_fn = models.model_fn(*self._weights)
 
     def _is_random(self, num_classes: int) -> bool:
         if is_test_time(self._transform):

@@ -2,13 +2,19 @@
 
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from robustjax import data, evaluation
 from robustjax.config.classifiers import Classifier
+
+_SHOWN, _ATTACKS_SHOWN = 4, 2  # images and attacks in a picture of influence
 
 
 def looks_at_images(classifier: Classifier) -> bool:
     """Whether `diagnostics` needs the adversarial images of an evaluation."""
-    return classifier.critics is not None or classifier.bare is not None
+    drawn = bool(classifier.maps_of)
+    return drawn or classifier.critics is not None or classifier.bare is not None
 
 
 def diagnostics(
@@ -38,4 +44,31 @@ def diagnostics(
         found["neurons"] = evaluation.neuron_shifts(
             result, test, **classifier.neurons, **options
         )
+    layer = classifier.maps_of
+    if layer:
+        found["maps"] = _maps(classifier, result, test, layer)
     return found
+
+
+def _maps(
+    classifier: Classifier,
+    result: evaluation.Robustness,
+    test: data.Dataset,
+    layer: str,
+) -> dict[str, Any]:
+    """Influence over the first images, clean and under the first attacks."""
+    count = min(_SHOWN, len(result.index))
+    labels = jnp.asarray(test.labels[:count])
+    found: dict[str, Any] = {"clean": test.images[:count]}
+    for attack in result.attacks[:_ATTACKS_SHOWN]:
+        if attack.x_adv is not None:
+            found[attack.name] = attack.x_adv[:count]
+    images = [np.asarray(data.as_float(jnp.asarray(x))) for x in found.values()]
+    maps = [
+        evaluation.influence_maps(
+            classifier.model_fn, jnp.asarray(x), labels, layer=layer
+        )
+        for x in images
+    ]
+    rows = lambda parts: np.stack(parts, axis=1)
+    return dict(layer=layer, names=list(found), images=rows(images), maps=rows(maps))

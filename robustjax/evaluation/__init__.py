@@ -1,6 +1,5 @@
 """Evaluation: plain arrays per example, and reports made of them."""
 
-from robustjax.evaluation._pictures import draw_influence_maps as draw_influence_maps
 from robustjax.evaluation.defended import beside_bare as beside_bare
 from robustjax.evaluation.information import information_of as information_of
 from robustjax.evaluation.minimum_norm import accuracy_at as accuracy_at

@@ -90,29 +90,21 @@ def draw_neurons(path: Path, neurons: Mapping[str, Any]) -> None:
     _save(figure, path)
 
 
-def draw_influence_maps(path: Path, images: Any, maps: Any, names: Any) -> None:
-    """Images beside maps of where influence sits, a row each.
-
-    Args:
-      path: A .png file.
-      images: [R, M, H, W, C] in [0, 1], M images in each of R rows.
-      maps: [R, M, h, w].
-      names: Of the M columns.
-    """
-    count, width = len(images), len(names)
-    figure = _figure(2 * 2 * width, 2 * count)
-    panels = figure.subplots(count, 2 * width, squeeze=False)
-    for row in range(count):
+def draw_influence_maps(path: Path, maps: Mapping[str, Any]) -> None:
+    """Images beside maps of where influence sits, a row for each image."""
+    images, found, names = maps["images"], maps["maps"], maps["names"]
+    figure = _figure(4 * len(names), 2 * len(images))
+    panels = figure.subplots(len(images), 2 * len(names), squeeze=False)
+    for row, (shown, where) in enumerate(zip(images, found, strict=True)):
         for column, name in enumerate(names):
-            left, right = panels[row, 2 * column], panels[row, 2 * column + 1]
-            shown = np.asarray(images[row][column])
-            grey = shown.shape[-1] == 1
-            left.imshow(shown[..., 0] if grey else shown, cmap="gray", vmin=0, vmax=1)
-            right.imshow(np.asarray(maps[row][column]), cmap="viridis")
-            left.set_title(name if row == 0 else "")
-            right.set_title(f"{name}: influence" if row == 0 else "")
-            left.axis("off")
-            right.axis("off")
+            left, right = panels[row, 2 * column : 2 * column + 2]
+            grey = shown[column].shape[-1] == 1
+            image = shown[column][..., 0] if grey else shown[column]
+            left.imshow(image, cmap="gray", vmin=0, vmax=1)
+            right.imshow(where[column], cmap="viridis")
+            for axes, title in ((left, name), (right, "influence")):
+                axes.set_title(title if row == 0 else "")
+                axes.axis("off")
     _save(figure, path)
 
 

@@ -99,6 +99,16 @@ def neurons_lines(neurons: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def maps_lines(maps: Mapping[str, Any]) -> list[str]:
+    """Where influence sits: lines of Markdown."""
+    return [
+        *("", "## Influence over the image", ""),
+        f"Products of activation and gradient of log p of the label at the layer "
+        f"{maps['layer']} of the model alone, absolute, summed over channels.",
+        *("", "![influence over the image](influence_maps.png)"),
+    ]
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 

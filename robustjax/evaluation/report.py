@@ -16,6 +16,7 @@ import numpy as np
 from robustjax._checks import InputError
 from robustjax.evaluation._pictures import (
     draw_curve,
+    draw_influence_maps,
     draw_information,
     draw_neurons,
     draw_radar,
@@ -25,6 +26,7 @@ from robustjax.evaluation._sections import (
     aligned,
     defended_lines,
     information_lines,
+    maps_lines,
     neurons_lines,
 )
 from robustjax.evaluation.minimum_norm import accuracy_at, minimum_norms
@@ -108,6 +110,7 @@ def write_report(
     information: Mapping[str, Any] | None = None,
     defended: Mapping[str, Any] | None = None,
     neurons: Mapping[str, Any] | None = None,
+    maps: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes `report.json`, `report.md` and pictures of what else is given.
 
@@ -122,6 +125,8 @@ def write_report(
       information: From `information_of`.
       defended: From `beside_bare`.
       neurons: From `neuron_shifts`.
+      maps: `layer`, `names` of columns, `images` [R, M, H, W, C] and their `maps`
+        [R, M, h, w] from `influence_maps`, for `influence_maps.png`.
 
     Raises:
       InputError: the directory cannot be written.
@@ -141,10 +146,13 @@ def write_report(
                 draw_radar(directory / "information_radar.png", information)
         if neurons is not None:
             draw_neurons(directory / "neurons.png", neurons)
+        if maps is not None:
+            draw_influence_maps(directory / "influence_maps.png", maps)
         write_json(directory / "report.json", content)
         partial = directory / "report.md.partial"
         lines = [] if defended is None else defended_lines(defended)
         lines += [] if neurons is None else neurons_lines(neurons)
+        lines += [] if maps is None else maps_lines(maps)
         lines += [] if information is None else information_lines(information)
         partial.write_text(_markdown(summary, context, curve, lines))
         partial.replace(directory / "report.md")
