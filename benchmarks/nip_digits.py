@@ -3,12 +3,12 @@
 Trains the config digits_nip for each seed (runs that are there are taken as they are),
 makes adversarial images of the bare model once, and classifies them with every defense
 of configs/nip.py: accuracies, and defense success rates. Beside them stand diagnostics
-that are told the truth. `--adaptive=POLICY` then attacks these defenses by the suite
-nip_adaptive. Every number goes to WORKDIR/trial.json as it is found, and a second call
-goes on from there.
+that are told the truth. `--adaptive=DEFENSE` then attacks these defenses by the suite
+nip_adaptive. Every number goes to a file in WORKDIR as it is found, and a second call
+goes on from there. From the root of the repository:
 
-    python benchmarks/nip_digits.py --workdir=runs/nip_trial
-    python benchmarks/nip_digits.py --adaptive="candidates, proto" --num_adaptive=150
+    PYTHONPATH=. python benchmarks/nip_digits.py --workdir=runs/nip_trial
+    PYTHONPATH=. python benchmarks/nip_digits.py --adaptive="candidates, proto"
 """
 
 import functools
@@ -170,17 +170,18 @@ class Seed:
 def main(argv: Any) -> None:
     """Runs what is not there yet."""
     del argv
-    path = Path(_WORKDIR.value) / f"trial_{_VARIANT.value}.json"
+    about = f"{_VARIANT.value}_{_NUM.value}_{_NUM_ADAPTIVE.value}"
+    path = Path(_WORKDIR.value) / f"trial_{about}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     for seed in range(_SEEDS.value):
-        about = results.setdefault(str(seed), {})
+        done = results.setdefault(str(seed), {})
         this = Seed(seed)
         parts = {"static": this.static, "told": this.told}
         for name in _ADAPTIVE.value:
             parts[f"adaptive {name}"] = functools.partial(this.adaptive, name)
         for name, part in parts.items():
-            if name not in about:
-                about[name] = part()
+            if name not in done:
+                done[name] = part()
                 training.write_json(path, results)
                 print(f"seed {seed}: {name}", flush=True)
     show(results)

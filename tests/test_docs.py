@@ -111,7 +111,8 @@ def test_the_tables_on_information_are_what_the_script_writes(monkeypatch):
 @pytest.mark.parametrize(
     "line",
     "".join(
-        block for page in (PAGE, INTERPOLATION, NAMID, NIP)
+        block
+        for page in (PAGE, INTERPOLATION, NAMID, NIP)
         for block in blocks("bash", page)
     ).splitlines(),
 )

@@ -122,8 +122,8 @@ class Classifier:
 
     @property
     def bare(self) -> LogitsFn | None:
-        """The model without its transform, if it has one and answers with logits."""
-        if not self.has_transform or self.random_view is not None:
+        """The model without its transform, if it has one."""
+        if not self.has_transform or self._drawn:
             return None
         return self.view(dict(transform=None))
 

@@ -107,8 +107,7 @@ def nip_adaptive(evaluation: Block) -> Blocks:
         if evaluation.get("chooses"):
             blocks += _selector_rows(evaluation)
     if defense == "nearest_neighbor":
-        soft = dict(softness=evaluation.get("softness", 1.0))
-        blocks += _through(evaluation, "soft neighbors", soft)
+        blocks += _through(evaluation, "soft neighbors", dict(softness=1.0))
     square = dict(name="square", threat=evaluation["threat"], num_queries=1000)
     return [*blocks, square | dict(label="Square, 1,000 queries")]
 

@@ -48,8 +48,8 @@ def choice_of(block: Block) -> str | None:
     policy = block.get("policy", "candidates")
     if block.get("name") != "nip" or policy not in ("candidates", "dictionary"):
         return None
-    chooses = not block.get("top") and block.get("rule", "proto") != "avg"
-    return policy if chooses or policy == "dictionary" else None
+    averaged = policy == "candidates" and block.get("rule") == "avg"
+    return None if averaged else policy
 
 
 def build_defense(block: Block, num_classes: int) -> Defense:

@@ -27,10 +27,10 @@ def rms_normalised(v: Array, axes: int = 1) -> Array:
       [[1.2..., 1.6..., 0.0, 0.0]]
     """
     over = tuple(range(axes, v.ndim))
-    size = jnp.sqrt(jnp.square(v).mean(axis=over, keepdims=True))
+    square = jnp.square(v).mean(axis=over, keepdims=True)
     # The root has no derivative at 0, where the direction is 0 all the same.
-    safe = jnp.where(size > 0, size, 1.0)
-    return jnp.where(size > 0, v / (safe + RMS_FLOOR), 0.0)
+    size = jnp.sqrt(jnp.where(square > 0, square, 1.0))
+    return jnp.where(square > 0, v / (size + RMS_FLOOR), 0.0)
 
 
 class Slope(NamedTuple):
@@ -58,7 +58,10 @@ def slopes(
     classes: Array,
     class_weight: float,
 ) -> Slope:
-    """Scores and directions of M classes at once, one forward pass for all.
+    """Scores and directions of M classes: one forward pass for all of them.
+
+    The backward passes run one after another. Side by side they would have the axis of
+    images, which may be spread over devices, behind that of the classes.
 
     Args:
       model_fn: The classifier.
@@ -82,7 +85,7 @@ def slopes(
     score, pull_back = jax.vjp(scores, x)
     each = jnp.eye(len(masks), dtype=score.dtype)[:, :, None]
     rows = jnp.broadcast_to(each, (len(masks), *score.shape))
-    (gradient,) = jax.vmap(pull_back)(rows)
+    gradient = jax.lax.map(loop_safe(lambda row: pull_back(row)[0]), rows)
     return Slope(score, gradient)
 
 

@@ -13,6 +13,8 @@ from robustjax.transforms._directions import climbed, slopes
 from robustjax.transforms._nip_options import NIPOptions, NIPState
 from robustjax.types import Array, ModelFn
 
+_NEVER = 1e4  # deviations of scores: classes that are no candidates are never chosen
+
 
 def perturbed(
     options: NIPOptions,
@@ -80,19 +82,18 @@ def _iterated(
 ) -> Array:
     num, count = classes.shape
     whole = jnp.broadcast_to(masks, (num, count, *masks.shape[2:]))
-    flat_masks = whole.reshape(1, num * count, *masks.shape[2:])
+    flat_masks, flat_classes = _flat(whole)[None], _flat(classes)[None]
 
     def gradient(z: Array) -> Array:
-        flat = z.reshape(num * count, *x.shape[1:])
         found = slopes(
             model_fn,
-            flat,
+            _flat(z),
             options.layer,
             flat_masks,
-            classes.reshape(1, -1),
+            flat_classes,
             options.class_weight,
         )
-        return found.gradient.reshape(z.shape)
+        return _apart(found.gradient[0], num)
 
     moved = climbed(gradient, x, num, size, options.num_steps)
     return _differentiated(options, moved, x)
@@ -142,7 +143,14 @@ def scored(
         images = perturbed(options, state, model_fn, x, classes, size)
         return _judged(options, state, model_fn, images, classes, clean)
 
-    return _settled([at(size) for size in options.sizes])
+    found = _settled(options, [at(size) for size in options.sizes])
+    if not options.top or not every:
+        return found
+    likely = jax.lax.top_k(model_fn(x).logits, min(options.top, num_classes))[1]
+    kept = jax.nn.one_hot(likely, num_classes, dtype=bool).any(axis=1)
+    return found._replace(
+        scores=jnp.where(kept, found.scores, found.scores - _NEVER * state.scale)
+    )
 
 
 def _from_dictionary(
@@ -157,15 +165,17 @@ def _from_dictionary(
     keys = _nip_fit.flat_keys(options, x, x if a is None else a)
     distance = squared_distances(keys, known.keys)
     is_class = known.labels[:, None] == jnp.arange(len(state.masks))[None]
-    if not every:
+    soft = options.choice_gradient == "soft"
+    if not every and not soft:
         is_class = is_class.any(axis=1, keepdims=True)
     # [B, N, K or 1]
     apart = jnp.where(is_class[None], distance[:, :, None], jnp.inf)
     nearest = apart.argmin(axis=1)
     scores = -apart.min(axis=1)
-    if options.choice_gradient == "soft":
+    if soft:
         unit = options.temperature * state.scale
-        scores = unit * jax.nn.logsumexp(-apart / unit, axis=1)
+        smooth = unit * jax.nn.logsumexp(-apart / unit, axis=1)
+        scores = with_gradient_of(scores, smooth)
 
     def at(size: float) -> Candidates:
         step = size * known.directions[nearest.T]
@@ -173,7 +183,7 @@ def _from_dictionary(
         logits = _outputs(model_fn, images)[0]
         return Candidates(scores, jnp.moveaxis(logits, 0, 1))
 
-    return _settled([at(size) for size in options.sizes])
+    return _settled(options, [at(size) for size in options.sizes])
 
 
 def squared_distances(x: Array, others: Array) -> Array:
@@ -224,21 +234,31 @@ def _outputs(
     model_fn: ModelFn, images: Array, capture: Sequence[str] = ()
 ) -> tuple[Array, list[Array]]:
     """Logits [M, B, K] and features of images [M, B, ...]: one pass for all."""
-    num, count = images.shape[:2]
-    found = model_fn(images.reshape(num * count, *images.shape[2:]), capture=capture)
-    apart = lambda a: a.reshape(num, count, *a.shape[1:])
-    return apart(found.logits), [apart(found.features[name]) for name in capture]
+    num = len(images)
+    found = model_fn(_flat(images), capture=capture)
+    features = [_apart(found.features[name], num) for name in capture]
+    return _apart(found.logits, num), features
+
+
+def _flat(rows: Array) -> Array:
+    """[M, B, ...] as [B * M, ...]: images first, so that devices keep their own."""
+    return jnp.moveaxis(rows, 0, 1).reshape(-1, *rows.shape[2:])
+
+
+def _apart(rows: Array, num: int) -> Array:
+    """The reverse, [M, B, ...]."""
+    return jnp.moveaxis(rows.reshape(-1, num, *rows.shape[1:]), 1, 0)
 
 
 def _at(logits: Array, classes: Array) -> Array:
     return jnp.take_along_axis(logits, classes[..., None], axis=2)[..., 0]
 
 
-def _settled(found: list[Candidates]) -> Candidates:
+def _settled(options: NIPOptions, found: list[Candidates]) -> Candidates:
     """Of several sizes the smallest from which on the answer's class stays."""
     if len(found) == 1:
         return found[0]
-    answers = jnp.stack([chosen(each).argmax(axis=1) for each in found])
+    answers = jnp.stack([_answer(options, each).argmax(axis=1) for each in found])
     same = answers == answers[-1:]
     stays = jnp.flip(jnp.cumprod(jnp.flip(same, 0).astype(int), axis=0), 0)
     first = stays.argmax(axis=0)
@@ -249,13 +269,18 @@ def _settled(found: list[Candidates]) -> Candidates:
 
 
 def choice(options: NIPOptions, state: NIPState, found: Candidates) -> Array:
-    """The answer, [B, K]."""
+    """The answer, [B, K], with the gradient that is asked for."""
+    logits = _answer(options, found)
+    averaged = options.rule == "avg" and options.policy == "candidates"
     single = options.policy in ("predicted", "pooled")
-    if options.rule == "avg" and not single and options.policy != "dictionary":
-        return found.logits.mean(axis=1)
-    logits = chosen(found)
-    if options.choice_gradient == "constant" or single:
+    if options.choice_gradient == "constant" or single or averaged:
         return logits
     weights = jax.nn.softmax(found.scores / (state.scale * options.temperature))
     smooth = (weights[:, :, None] * found.logits).sum(axis=1)
     return with_gradient_of(logits, smooth)
+
+
+def _answer(options: NIPOptions, found: Candidates) -> Array:
+    if options.rule == "avg" and options.policy == "candidates":
+        return found.logits.mean(axis=1)
+    return chosen(found)

@@ -68,9 +68,9 @@ def weighted(options: NIPOptions, masks: Array) -> Array:
 
 
 def flat_keys(options: NIPOptions, x: Array, a: Array) -> Array:
-    """What the dictionary compares, [B, D]."""
+    """What the dictionary compares, [B, D], float32."""
     chosen = x if options.nearest_by == "pixels" else a
-    return chosen.reshape(chosen.shape[0], -1)
+    return chosen.reshape(chosen.shape[0], -1).astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -102,7 +102,7 @@ def _fit(
 
     def second(x: Array, y: Array) -> "_Second":
         own = masks[y]
-        if options.sets == "image":
+        if options.sets == "image" and options.neurons == "influence":
             own = image_masks(options, model_fn, x, y)
         both = jnp.stack([own, jnp.broadcast_to(pooled, own.shape)])
         both = weighted(options, both)
@@ -116,12 +116,13 @@ def _fit(
     directions = rms_normalised(
         influence.class_means(moves.direction[:, 0], y, num_classes, right).mean
     )
-    if options.direction == "random":
-        drawn = jax.random.normal(jax.random.fold_in(key, 2), directions.shape)
-        directions = rms_normalised(drawn)
     pooled_direction = influence.class_means(
         moves.direction[:, 1], jnp.zeros_like(y), 1, right
     ).mean
+    if options.direction == "random":
+        every = jnp.concatenate([directions, pooled_direction])
+        drawn = jax.random.normal(jax.random.fold_in(key, 2), every.shape)
+        directions, pooled_direction = jnp.split(rms_normalised(drawn), [num_classes])
     kept = slice(None) if options.policy == "dictionary" else slice(0)
     keys = flat_keys(options, x, seen.activation)
     labels = jnp.where(seen.right, y, -1)

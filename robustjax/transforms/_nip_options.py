@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from robustjax import _checks, influence
 from robustjax._checks import InputError
 from robustjax.influence import Measure, Output
@@ -46,6 +48,10 @@ class NIPOptions:
     chunk_size: int = 250
 
     def __post_init__(self):
+        if isinstance(self.size, (list, tuple)):
+            object.__setattr__(self, "size", tuple(self.size))
+        elif isinstance(self.size, np.floating):
+            object.__setattr__(self, "size", float(self.size))
         for name, choices in _CHOICES.items():
             _checks.one_of(choices, **{name: getattr(self, name)})
         if not isinstance(self.layer, str):
@@ -65,7 +71,7 @@ class NIPOptions:
     @property
     def sizes(self) -> tuple[float, ...]:
         """The sizes tried, ascending."""
-        return tuple(self.size) if isinstance(self.size, Sequence) else (self.size,)
+        return self.size if isinstance(self.size, tuple) else (self.size,)  # pyright: ignore
 
     def _check_sizes(self) -> None:
         valid = [isinstance(s, (int, float)) and 0 <= s < math.inf for s in self.sizes]
@@ -82,6 +88,11 @@ class NIPOptions:
                 f"`num_steps` {self.num_steps} is of images' own perturbations: set "
                 'form="per_sample", or num_steps=1.'
             )
+        if self.policy == "dictionary" and per_sample:
+            raise InputError(
+                '`form` "per_sample" is of images of unknown class; a dictionary has '
+                'the directions of benign images: set form="universal".'
+            )
         fixed = len(self.sizes) > 1 or self.num_steps > 1
         if self.gap_closing and (fixed or self.policy == "dictionary"):
             raise InputError(
@@ -93,13 +104,13 @@ class NIPOptions:
                 '`direction` "random" is one for each class: set form="universal" and '
                 'another policy than "dictionary".'
             )
-        if self.answer == "candidates" and (
-            self.policy in ("predicted", "pooled") or self.top or self.rule == "avg"
-        ):
+        single = self.policy in ("predicted", "pooled")
+        averaged = self.policy == "candidates" and self.rule == "avg"
+        if self.answer == "candidates" and (single or averaged):
             raise InputError(
                 '`answer` "candidates" needs a candidate of every class and a choice '
-                'among them: policy "candidates" (with no `top` and a rule that '
-                'chooses) or "dictionary".'
+                'among them: policy "candidates" with a rule that chooses, or '
+                '"dictionary".'
             )
 
 

@@ -73,11 +73,12 @@ def nip(
       tail_order: "most_negative" or "smallest_magnitude" influence.
       front_weight: Of the front in S_c.
       tail_weight: Of the tail.
-      class_weight: Of log p_c(x) in S_c, 0 in the scripts. With 1 and both weights
-        above 0 it is the control of plain cross-entropy candidates.
+      class_weight: Of log p_c(x) in S_c, 0 in the scripts. 1, with both other weights
+        0, makes plain cross-entropy candidates: the control.
       neurons: "random" draws the sets: the control.
       sets: Whether directions are of the class's mean influence, or as in the scripts
-        of each "image" (for `form="universal"`, its mean is taken afterwards).
+        of each "image" (for `form="universal"`, its mean is taken afterwards). Random
+        sets, and what `rule` compares, are those of classes.
       direction: "random" is one fixed random direction for each class: the control.
       form: "universal", one direction per class, the normalised mean over its benign
         images; or "per_sample", the gradient at the tested image.
@@ -96,7 +97,8 @@ def nip(
       rule: "proto", the smallest mean squared distance (in deviations) of the moved
         image's front and tail from the class's mean; "gain", the largest rise of z_c;
         "conf", the largest probability; "avg", no choice but the mean of the logits.
-      top: Only the likeliest so many classes are candidates, where there are many.
+      top: Only the likeliest so many classes are candidates, where there are many; of
+        the policy "candidates".
       nearest_by: What the dictionary compares, by Euclidean distance.
       clip_gradient: "straight_through" gives the moved image the derivative of the
         tested one: not that of the step, nor of the clipping to [0, 1], which hides
@@ -128,10 +130,7 @@ def nip(
       >>> defense.apply(state, key, model_fn, x).round(2).tolist()
       [[0.87..., 0.12...], [0.12..., 0.87...]]
     """
-    given = dict(locals())
-    if not isinstance(size, (int, float)):
-        given["size"] = tuple(size)
-    return defense_of(NIPOptions(**given))
+    return defense_of(NIPOptions(**locals()))
 
 
 def defense_of(options: NIPOptions) -> Defense:
@@ -148,7 +147,8 @@ class _Fit:
         if self.options.policy in ("predicted", "pooled"):
             return state
         sample = batch.x[: self.options.chunk_size]
-        scores = scored(self.options, state, model_fn, sample, every=True).scores
+        every = not self.options.top
+        scores = scored(self.options, state, model_fn, sample, every=every).scores
         spread = scores.std(axis=1).mean()
         return state._replace(scale=jnp.where(spread > 0, spread, 1.0))
 

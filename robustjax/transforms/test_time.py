@@ -112,16 +112,21 @@ def nearest_class_mean(
     return Defense(_FitNIP(options), _NearestMean(options))
 
 
+_SAMPLE = 250  # images that tell the scale of distances
+
+
 class Neighbors(NamedTuple):
     """Benign images.
 
     Attributes:
       keys: [N, D], what is compared.
       labels: [N].
+      scale: Spread over the classes of their smallest distances from other images.
     """
 
     keys: Array
     labels: Array
+    scale: Array
 
 
 def nearest_neighbor(
@@ -135,8 +140,9 @@ def nearest_neighbor(
       layer: Whose outputs are compared; None compares pixels.
       num_classes: K.
       softness: Where above 0, the derivative is that of a softened smallest distance,
-        -s logsumexp(-distance / s), s in units of squared distance, so that an attack
-        sees more than one neighbour. What is computed stays the same.
+        -s logsumexp(-distance / s), s in units of the spread of these distances over
+        the classes, so that an attack sees more than one neighbour. What is computed
+        stays the same.
 
     Raises:
       InputError: an argument is out of range; from `fit`, a class has no image.
@@ -237,7 +243,15 @@ class _FitNeighbors:
                     f"`batch` has no image of class {int(counts.argmin())}: give more "
                     "benign images."
                 )
-        return Neighbors(_keys(self.layer, model_fn, batch.x), batch.y)
+        keys = _keys(self.layer, model_fn, batch.x)
+        few = keys[:_SAMPLE]
+        apart = squared_distances(few, keys)
+        itself = jnp.arange(len(few))[:, None] == jnp.arange(len(keys))[None]
+        apart = jnp.where(itself, jnp.inf, apart)
+        least = _smallest(apart, batch.y, self.num_classes)
+        spread = jnp.where(jnp.isfinite(least), least, 0.0).std(axis=1).mean()
+        scale = jnp.where(spread > 0, spread, 1.0)
+        return Neighbors(keys, batch.y, scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,18 +270,28 @@ class _Nearest:
                 f"`state` belongs to another model or other images: it compares "
                 f"{state.keys.shape[1]} numbers, here are {keys.shape[1]}. Fit again."
             )
-        is_class = state.labels[:, None] == jnp.arange(self.num_classes)[None]
-        apart = squared_distances(keys, state.keys)[:, :, None]
-        apart = jnp.where(is_class[None], apart, jnp.inf)
-        found = -apart.min(axis=1)
+        apart = squared_distances(keys, state.keys)
+        found = -_smallest(apart, state.labels, self.num_classes)
         if not self.softness:
             return found
-        soft = self.softness * jax.nn.logsumexp(-apart / self.softness, axis=1)
+        unit = self.softness * state.scale
+        by_class = _by_class(apart, state.labels, self.num_classes)
+        soft = unit * jax.nn.logsumexp(-by_class / unit, axis=1)
         return with_gradient_of(found, soft)
+
+
+def _by_class(apart: Array, labels: Array, num_classes: int) -> Array:
+    """Distances [B, N] to images of each class, inf to those of others, [B, N, K]."""
+    is_class = labels[:, None] == jnp.arange(num_classes)[None]
+    return jnp.where(is_class[None], apart[:, :, None], jnp.inf)
+
+
+def _smallest(apart: Array, labels: Array, num_classes: int) -> Array:
+    return _by_class(apart, labels, num_classes).min(axis=1)
 
 
 def _keys(layer: str | None, model_fn: ModelFn, x: Array) -> Array:
     found = x
     if layer is not None:
         found = influence.captured(model_fn, x, layer)
-    return found.reshape(x.shape[0], -1)
+    return found.reshape(x.shape[0], -1).astype(jnp.float32)

@@ -97,7 +97,8 @@ def test_the_nearest_neighbor_and_its_softness(layer):
     values, pull_back = answer(1.0)
     np.testing.assert_allclose(values, expected[:, 0], atol=1e-4)
     near = BENIGN.x[np.asarray(BENIGN.y) == 0]
-    weights = softmax(-((X[:, None] - near[None]) ** 2).sum(axis=(2, 3, 4)))
+    scaled = ((X[:, None] - near[None]) ** 2).sum(axis=(2, 3, 4)) / state.scale
+    weights = softmax(-scaled)
     mean = (weights[:, :, None, None, None] * near[None]).sum(axis=1)
     np.testing.assert_allclose(
         pull_back(jnp.ones(5))[0], 2 * (mean - X), rtol=1e-3, atol=1e-4
