@@ -183,6 +183,7 @@ def main(argv: Any) -> None:
             if name not in done:
                 done[name] = part()
                 training.write_json(path, results)
+                jax.clear_caches()  # thousands of programs exhaust a process's maps
                 print(f"seed {seed}: {name}", flush=True)
     show(results)
 
