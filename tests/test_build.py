@@ -202,14 +202,16 @@ def test_a_union_adds_what_it_names_to_the_training_images():
 EVALUATION = {"threat": LINF, "step_size": 0.025, "num_steps": 3, "num_restarts": 2}
 
 
-def views_of(roles, *, head=False):
+def views_of(roles, *, head=False, defense=None):
     guides = dict(
         features_fn=lambda z: z, images=jnp.zeros((2, 1)), labels=jnp.arange(2)
     )
     return SimpleNamespace(
         random_view=None,
         has_head=head,
-        has_transform=head,
+        has_transform=head or defense is not None,
+        defense=defense,
+        chooses="candidates" if defense == "nip" else None,
         critics=SimpleNamespace(roles=roles) if roles else None,
         view=lambda changes: logits_fn,
         judge=lambda changes: logits_fn,
@@ -231,7 +233,11 @@ def built(suite, views=None, **more):
 
 @pytest.mark.parametrize("suite", names.SUITES)
 def test_every_suite_builds(suite):
-    built(suite, views_of((), head=True) if suite == "wnll_adaptive" else None)
+    views = {"wnll_adaptive": views_of((), head=True), "nip_paper": views_of(())}
+    views["nip_adaptive"] = views_of((), defense="nip")
+    built(suite, views.get(suite))
+    if suite == "nip_paper":
+        built(suite, views["nip_adaptive"])
 
 
 def test_the_suite_that_knows_critics():

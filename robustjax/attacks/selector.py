@@ -105,7 +105,8 @@ def selector(
     Example:
       >>> from robustjax import threats
       >>> def candidates(x):  # three classes; each is scored by a pixel of its own
-      ...     return pack_candidates(Candidates(x, 9 * jnp.eye(3) + 0 * x[:, None]))
+      ...     own = jnp.broadcast_to(9.0 * jnp.eye(3), (len(x), 3, 3))
+      ...     return pack_candidates(Candidates(x, own))
       >>> attack = selector(threats.linf(0.25), step_size=0.25, num_steps=2)
       >>> x, y = jnp.array([[0.5, 0.25, 0.0]]), jnp.array([0])
       >>> x_adv = attack(jax.random.key(0), candidates, x, y)

@@ -2,9 +2,9 @@
 
 from robustjax.evaluation.defended import beside_bare as beside_bare
 from robustjax.evaluation.information import information_of as information_of
+from robustjax.evaluation.maps import influence_maps as influence_maps
 from robustjax.evaluation.minimum_norm import accuracy_at as accuracy_at
 from robustjax.evaluation.minimum_norm import minimum_norms as minimum_norms
-from robustjax.evaluation.neurons import influence_maps as influence_maps
 from robustjax.evaluation.neurons import neuron_shifts as neuron_shifts
 from robustjax.evaluation.report import mean_and_deviation as mean_and_deviation
 from robustjax.evaluation.report import save_adversarial as save_adversarial

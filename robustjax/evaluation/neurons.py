@@ -14,10 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from scipy import stats
-from sklearn.metrics import roc_auc_score
 
-from robustjax import _checks, influence, objectives
+from robustjax import _checks, objectives
 from robustjax._checks import InputError
 from robustjax.data import Dataset, as_float
 from robustjax.evaluation._batching import as_pytree, block_size, rows_of
@@ -141,26 +139,6 @@ def neuron_shifts(
     )
 
 
-def influence_maps(model_fn: ModelFn, x: Array, y: Array, *, layer: str) -> np.ndarray:
-    """Where in the image a convolutional layer's influence sits, [B, h, w].
-
-    The absolute products of activation and gradient of the log-probability, summed over
-    channels.
-
-    Raises:
-      InputError: there is no such layer, or its outputs have no places.
-    """
-    shape = influence.activations(model_fn, x, layer).shape
-    if len(shape) != 4:
-        raise InputError(
-            f"`layer` {layer!r} must have outputs [B, h, w, C] for a map, got {shape}."
-        )
-    found = influence.activation_x_gradient(
-        model_fn, x, y, layer=layer, output=influence.log_probability
-    )
-    return np.asarray(jnp.abs(found).sum(axis=-1))
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _seen(layer: str, model_fn: ModelFn, x: Array, y: Array) -> tuple[Array, Array]:
     """Outputs [B, J], and the margin of the best wrong class, [B]."""
@@ -200,6 +178,8 @@ def _share(values: np.ndarray, where: np.ndarray) -> float | None:
 
 
 def _spearman(one: np.ndarray, other: np.ndarray) -> float | None:
+    from scipy import stats  # slow to import, as scikit-learn below
+
     if not len(one):
         return None
     ranks = [stats.rankdata(values, axis=1) for values in (one, other)]
@@ -214,6 +194,8 @@ def _contrast(shift: np.ndarray, sets: np.ndarray) -> np.ndarray:
 
 
 def _auroc(fell: np.ndarray, score: np.ndarray) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
     if fell.all() or not fell.any():
         return None
     return float(roc_auc_score(fell, score))

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from robustjax import _checks, _random, influence
 from robustjax._checks import InputError
 from robustjax._gradients import loop_safe, with_gradient_of
-from robustjax.objectives import cross_entropy
 from robustjax.transforms import _nip_fit
 from robustjax.transforms._directions import climbed
 from robustjax.transforms._nip_candidates import prototype_scores, squared_distances
@@ -195,10 +194,10 @@ class _Pushed:
         label = clean.argmax(axis=1)
 
         def score(z: Array) -> Array:
-            logits = model_fn(z[0]).logits
+            logs = jax.nn.log_softmax(model_fn(z[0]).logits)
             if self.towards == "predicted":
-                return -cross_entropy(logits, label).sum()
-            return -jax.nn.log_softmax(logits).sum()
+                return jnp.take_along_axis(logs, label[:, None], axis=1).sum()
+            return -logs.sum()
 
         moved = climbed(jax.grad(score), x, 1, jnp.asarray(self.size), self.num_steps)
         return model_fn(moved[0]).logits
