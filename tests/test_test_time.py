@@ -43,7 +43,21 @@ def bare(x):
     return models.logits_fn(*trained.small_net())(x)
 
 
-@pytest.mark.parametrize("name", [name for name in CONTROLS if name != "none"])
+# One of each defense and policy; the others differ from these in an option.
+QUICK = (
+    *("candidates, proto", "dictionary by pixels", "Gaussian noise, 16 votes"),
+    *("hedge", "nearest class mean", "nearest neighbor, pixels"),
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in CONTROLS
+        if name != "none"
+    ],
+)
 def test_every_control_answers(name):
     classifier = built(CONTROLS[name])
     logits = classifier.logits_fn(X)

@@ -258,13 +258,13 @@ def test_small_steps_raise_front_over_tail(net, form, sets):
         {},
         dict(form="per_sample"),
         dict(form="per_sample", num_steps=3),
-        dict(form="per_sample", sets="image"),
+        pytest.param(dict(form="per_sample", sets="image"), marks=pytest.mark.slow),
         dict(size=(0.01, 0.05, 0.1)),
         dict(rule="gain", top=2),
         dict(policy="dictionary", nearest_by="layer"),
-        dict(policy="pooled", gap_closing=True),
-        dict(neurons="random"),
-        dict(direction="random"),
+        pytest.param(dict(policy="pooled", gap_closing=True), marks=pytest.mark.slow),
+        pytest.param(dict(neurons="random"), marks=pytest.mark.slow),
+        pytest.param(dict(direction="random"), marks=pytest.mark.slow),
         dict(class_weight=1.0, front_weight=0.0, tail_weight=0.0, rule="gain"),
         dict(clip_gradient="straight_through", choice_gradient="soft"),
     ],
@@ -443,11 +443,16 @@ def test_sizes_come_as_numbers_of_any_kind():
     hash(NIPOptions(size=[0.1, 0.2]))
 
 
-@pytest.mark.parametrize("policy", ["candidates", "pooled", "dictionary"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("policy", "form"),
+    [
+        ("dictionary", "universal"),
+        ("candidates", "per_sample"),
+        pytest.param("candidates", "universal", marks=pytest.mark.slow),
+        pytest.param("pooled", "per_sample", marks=pytest.mark.slow),
+    ],
+)
 def test_layers_of_convolutions_and_half_precision(policy, form):
-    if policy == "dictionary" and form == "per_sample":
-        return
     model = models.from_linen(
         models.small_cnn(stages=((4,),), dense=8, num_classes=2, dtype="bfloat16")
     )
