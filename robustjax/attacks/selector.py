@@ -61,11 +61,11 @@ def unpack_candidates(packed: Array) -> Candidates:
       >>> unpack_candidates(jnp.zeros((2, 12))).logits.shape
       (2, 3, 3)
     """
-    width = packed.shape[-1]
+    width = packed.shape[-1] if packed.ndim else 0
     count = (math.isqrt(1 + 4 * width) - 1) // 2
     if packed.ndim != 2 or count * (count + 1) != width or not count:
         raise InputError(
-            "This attack climbs the candidates of a defense, [B, K + K^2] as of "
+            "`logits_fn` must return the candidates of a defense, [B, K + K^2] as of "
             f'`pack_candidates` (a view with answer="candidates"), got {packed.shape}.'
         )
     return Candidates(packed[:, :count], packed[:, count:].reshape(-1, count, count))

@@ -14,9 +14,12 @@ def _selector(threat):
     def attack(key, logits_fn, x, y):
         def candidates(z):
             logits = logits_fn(z)
-            count = logits.shape[1]
-            lifted = logits[:, None] + jnp.eye(count)[None]
-            return pack_candidates(Candidates(logits, lifted))
+            if logits.ndim != 2:
+                return logits
+            shape = (*logits.shape, logits.shape[1])
+            return pack_candidates(
+                Candidates(logits, jnp.broadcast_to(logits[:, None], shape))
+            )
 
         own = selector(threat, step_size=threat.eps / 2 + 1e-9, num_steps=2)
         return own(key, candidates, x, y)
