@@ -14,27 +14,19 @@ trains the same network by PGD first.
 import ml_collections
 
 from configs import common, nip
-from robustjax import InputError
 
 EPS = 0.1
 
 
 def get_config(training: str = "standard") -> ml_collections.ConfigDict:
     """The config; `training` is "standard" or "adversarial"."""
-    if training not in ("standard", "adversarial"):
-        raise InputError(
-            f"`config` ends in :standard or :adversarial, got :{training}."
-        )
     config = common.base(EPS)
     config.model = dict(name="small_cnn", stages=((16, 32),))
     config.data.batch_size = 64
     config.loop.validate_every = 8
     attack = common.pgd(EPS, step_size=EPS / 4, num_steps=10)
-    loss = dict(name="standard", label_smoothing=0.0)
-    if training == "adversarial":
-        loss = dict(name="adversarial", attack=attack, clean_weight=0.0)
     config.train = common.train_stage(
-        loss=loss,
+        loss=nip.training_loss(training, attack),
         optimizer=dict(name="adam", schedule=dict(name="constant", value=1e-3)),
         num_epochs=80,
     )

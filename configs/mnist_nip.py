@@ -11,27 +11,19 @@ network is left that a nudge could save; at 0.1 there is something to compare.
 import ml_collections
 
 from configs import common, nip
-from robustjax import InputError
 
 EPS = 0.1
 
 
 def get_config(training: str = "standard") -> ml_collections.ConfigDict:
     """The config; `training` is "standard" or "adversarial"."""
-    if training not in ("standard", "adversarial"):
-        raise InputError(
-            f"`config` ends in :standard or :adversarial, got :{training}."
-        )
     config = common.base(EPS)
     config.data.name = "mnist"
     config.data.validation = 1000.0
     config.model = dict(name="small_cnn", stages=((16,), (32,)), dense=128)
     attack = common.pgd(EPS, step_size=EPS / 3, num_steps=5)
-    loss = dict(name="standard", label_smoothing=0.0)
-    if training == "adversarial":
-        loss = dict(name="adversarial", attack=attack, clean_weight=0.0)
     config.train = common.train_stage(
-        loss=loss,
+        loss=nip.training_loss(training, attack),
         optimizer=dict(name="adam", schedule=dict(name="one_cycle", value=3e-3)),
         num_epochs=4,
     )

@@ -3,6 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+from robustjax import InputError
+
+
+def training_loss(training: str, attack: Mapping[str, Any]) -> dict[str, Any]:
+    """The loss of a variant, "standard" or "adversarial"."""
+    if training == "standard":
+        return dict(name="standard", label_smoothing=0.0)
+    if training == "adversarial":
+        return dict(name="adversarial", attack=dict(attack), clean_weight=0.0)
+    raise InputError(f"`config` ends in :standard or :adversarial, got :{training}.")
+
 
 def nip(layer: str, *, size: float, front: int, tail: int) -> dict[str, Any]:
     """The block `transform`.

@@ -12,7 +12,7 @@ import jax
 from jax.tree_util import Partial
 
 from robustjax._checks import InputError
-from robustjax.types import Array, LogitsFn
+from robustjax.types import Array, LogitsFn, as_pytree
 
 
 def as_foolbox(logits_fn: LogitsFn, *, bounds: tuple[float, float] = (0.0, 1.0)) -> Any:
@@ -37,7 +37,7 @@ def as_foolbox(logits_fn: LogitsFn, *, bounds: tuple[float, float] = (0.0, 1.0))
       >>> _, (x_adv,), _ = attack(model, x, y, epsilons=[0.1])  # doctest: +SKIP
     """
     foolbox = _imported("foolbox")
-    compiled = Partial(_run, _as_partial(logits_fn))
+    compiled = Partial(_run, as_pytree(logits_fn))
     return foolbox.models.JAXModel(
         compiled, bounds=_checked(bounds), data_format="channels_last"
     )
@@ -64,7 +64,7 @@ def as_torch_module(logits_fn: LogitsFn) -> Any:
       >>> x_adv = torchattacks.PGD(network, eps=0.1)(x, y)  # doctest: +SKIP
     """
     torch = _imported("torch")
-    classify = _as_partial(logits_fn)
+    classify = as_pytree(logits_fn)
     pullback = Partial(_pullback, classify)
 
     class Classifier(torch.autograd.Function):
@@ -91,10 +91,6 @@ def as_torch_module(logits_fn: LogitsFn) -> Any:
 def _run(fn: Partial, *arrays: Array) -> Array:
     # Weights inside `fn` are arguments, as models.logits_fn made them.
     return fn(*arrays)
-
-
-def _as_partial(fn: Any) -> Partial:
-    return fn if isinstance(fn, Partial) else Partial(fn)
 
 
 def _pullback(logits_fn: LogitsFn, x: Array, cotangent: Array) -> Array:

@@ -266,6 +266,13 @@ class Head(Protocol):
     def __call__(self, features: Array, valid: Array, /) -> Array: ...
 
 
+def as_pytree(fun: Callable[..., Any]) -> jax.tree_util.Partial:
+    """A function as an argument of `jit`: its arrays are data, its code static."""
+    if isinstance(fun, jax.tree_util.Partial):
+        return fun
+    return jax.tree_util.Partial(fun)
+
+
 def is_transductive(fun: Callable[..., Any]) -> bool:
     """Whether a head's or classifier's answer depends on the rows beside it.
 

@@ -30,6 +30,7 @@ from robustjax.types import (
     Objective,
     PyTree,
     RandomLogitsFn,
+    as_pytree,
 )
 
 ArrayFn = Callable[[Array], Array]
@@ -103,7 +104,7 @@ def against(
         _Static(_transformed, (transform.apply, surrogate)),
         state,
         key,
-        _pytree(logits_fn),
+        as_pytree(logits_fn),
     )
 
 
@@ -150,7 +151,7 @@ def expectation(
     _checks.one_of(("objective", "logits", "probabilities"), average=average)
     return Partial(
         _Static(_sampled, (num_samples, average)),
-        _pytree(random_logits_fn),
+        as_pytree(random_logits_fn),
         key,
     )
 
@@ -189,7 +190,7 @@ def oblivious(attack: Attack, bare_logits_fn: LogitsFn) -> Attack:
       >>> attack(jax.random.key(0), lambda z: -z, x, y).tolist()
       [[0.25, 0.75]]
     """
-    return Partial(_Static(_elsewhere, (attack,)), _pytree(bare_logits_fn))
+    return Partial(_Static(_elsewhere, (attack,)), as_pytree(bare_logits_fn))
 
 
 def _elsewhere(attack, source, key: Key, logits_fn, x: Array, y: Array) -> Array:
@@ -228,7 +229,7 @@ def transfer(
         raise _checks.InputError("`sources` must hold at least one model, got none.")
     return Partial(
         _Static(_transferred, (attack, objective)),
-        tuple(map(_pytree, sources)),
+        tuple(map(as_pytree, sources)),
     )
 
 
@@ -257,8 +258,3 @@ class _Static:
 
     def __call__(self, *arguments: Any) -> Any:
         return self.fun(*self.given, *arguments)
-
-
-def _pytree(fun: Any) -> Partial:
-    """A function as a pytree, whose arrays are arguments of compiled code."""
-    return fun if isinstance(fun, Partial) else Partial(fun)

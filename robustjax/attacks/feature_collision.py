@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from robustjax import _checks, _random
 from robustjax._checks import InputError
 from robustjax._gradients import input_gradient
-from robustjax.attacks import _outcome
+from robustjax.attacks import _guides, _outcome
 from robustjax.attacks._outcome import Candidate
 from robustjax.objectives import cross_entropy
 from robustjax.types import Array, Attack, Key, LogitsFn, Objective, Threat
@@ -105,7 +105,7 @@ def feature_collision(
         allowed = labels[None, :] != label[:, None]
         if guides == "runner_up":
             allowed = _of_runner_up(logits_fn(x), label, labels, allowed)
-        chosen = _nearest(_flat(features_fn(x)), pool, allowed, num_targets)
+        chosen = _guides.nearest(_flat(features_fn(x)), pool, allowed, num_targets)
 
         def attempt(best: Candidate, number: Array) -> tuple[Candidate, None]:
             start = x
@@ -128,18 +128,6 @@ def _of_runner_up(logits: Array, label: Array, labels: Array, others: Array) -> 
     wrong = jnp.where(jax.nn.one_hot(label, logits.shape[1]) > 0, -jnp.inf, logits)
     allowed = labels[None, :] == wrong.argmax(axis=1)[:, None]
     return jnp.where(allowed.any(axis=1, keepdims=True), allowed, others)
-
-
-def _nearest(features: Array, pool: Array, allowed: Array, count: int) -> Array:
-    """Rows of `pool` [N, D] that are allowed [B, N], nearest first, [B, count].
-
-    Where fewer are allowed, the nearest one takes their place.
-    """
-    squares = jnp.sum(features**2, axis=1)[:, None] + jnp.sum(pool**2, axis=1)[None]
-    closeness = jnp.where(allowed, 2 * features @ pool.T - squares, -jnp.inf)
-    # The barrier keeps XLA on CPU from sorting everything.
-    value, index = jax.lax.optimization_barrier(jax.lax.top_k(closeness, count))
-    return jnp.where(value > -jnp.inf, index, index[:, :1])
 
 
 def _flat(features: Array) -> Array:

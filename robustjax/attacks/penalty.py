@@ -15,7 +15,7 @@ from collections.abc import Callable
 import jax
 from jax.tree_util import Partial
 
-from robustjax.types import Array, Attack, Key, LogitsFn, Objective
+from robustjax.types import Array, Attack, Key, LogitsFn, Objective, as_pytree
 
 Penalty = Callable[[Array, Array, Array, Array], Array]
 """`(x, x', logits of x, logits of x') -> [B]`."""
@@ -61,8 +61,7 @@ def penalised(attack: Attack, penalty: Penalty) -> Attack:
       >>> attack(jax.random.key(0), lambda z: z, x, y).tolist()
       [[0.25, 0.25]]
     """
-    held = penalty if isinstance(penalty, Partial) else Partial(penalty)
-    return Partial(_Penalised(attack), held)
+    return Partial(_Penalised(attack), as_pytree(penalty))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +71,7 @@ class _Penalised:
     def __call__(
         self, penalty: Partial, key: Key, logits_fn: LogitsFn, x: Array, y: Array
     ) -> Array:
-        held = logits_fn if isinstance(logits_fn, Partial) else Partial(logits_fn)
-        return self._run(penalty, key, held, x, y)
+        return self._run(penalty, key, as_pytree(logits_fn), x, y)
 
     # Traced always: an attack's look at the first images alone has another `x`.
     @functools.partial(jax.jit, static_argnums=0)

@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from robustjax import _checks, _random
 from robustjax.attacks import _outcome
 from robustjax.attacks._diagnosis import diagnose
 from robustjax.attacks._progress import Progress, ProgressFile
-from robustjax.types import Array, Attack, Key, LogitsFn, Threat
+from robustjax.types import Array, Attack, Key, LogitsFn, Threat, as_pytree
 
 _WORTH_SPLITTING = 16  # smaller batches take as long as half of them
 _SQUARE_GAIN = 0.002  # share of the images; more means that gradients were masked
@@ -156,8 +155,8 @@ class StagedAttack:
         _checks.positive_int(batch_size=batch_size)
         placement = placement or Placement()
         is_random = _check_call(self.name, self.threat, key, logits_fn, x, y)
-        judge, rows = _pytree(logits_fn), _rows(key, x, y, index)
-        climbed = judge if self.attacked is None else _pytree(self.attacked)
+        judge, rows = as_pytree(logits_fn), _rows(key, x, y, index)
+        climbed = judge if self.attacked is None else as_pytree(self.attacked)
         count = len(rows.y)
         largest = _multiple(min(batch_size, count), placement.devices)
         take = functools.partial(_take, rows, placement, largest)
@@ -342,7 +341,3 @@ def _attacked(
     in_box = (x_adv >= low - 1e-6) & (x_adv <= high + 1e-6)
     inside &= in_box.reshape(len(inside), -1).all(axis=1)
     return _outcome.broken(judge(x_adv), batch.y) & inside, x_adv
-
-
-def _pytree(logits_fn: LogitsFn) -> Partial:
-    return logits_fn if isinstance(logits_fn, Partial) else Partial(logits_fn)

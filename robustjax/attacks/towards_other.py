@@ -1,11 +1,10 @@
 """The way to the nearest image of another class: an attack without any gradient."""
 
 import jax
-import jax.numpy as jnp
 
 from robustjax import _checks, threats
 from robustjax._checks import InputError
-from robustjax.attacks import _decision, _outcome
+from robustjax.attacks import _decision, _guides, _outcome
 from robustjax.types import Array, Attack, Key, LogitsFn
 
 
@@ -47,10 +46,8 @@ def towards_other(images: Array, labels: Array, *, num_halvings: int = 10) -> At
             )
         answers = logits_fn(images.astype(x.dtype)).argmax(axis=1)
         flat, others = (a.reshape(a.shape[0], -1) for a in (x, images))
-        products = jnp.matmul(flat, others.T, precision=jax.lax.Precision.HIGHEST)
-        distance = jnp.square(others).sum(axis=1)[None] - 2 * products
         usable = (labels[None] != y[:, None]) & (answers[None] != y[:, None])
-        nearest = jnp.where(usable, distance, jnp.inf).argmin(axis=1)
+        nearest = _guides.nearest(flat, others, usable, 1)[:, 0]
         end = images[nearest].astype(x.dtype)
         decide = _decision.decision(logits_fn, y)
         l2 = threats.l2(float("inf"))

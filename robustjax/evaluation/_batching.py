@@ -74,10 +74,3 @@ def block_size(
 def image_keys(key: Key, index: Array) -> Key:
     """One key for each image, [B], by its position in the split."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-
-
-def as_pytree(fun: Callable[..., Any]) -> jax.tree_util.Partial:
-    """A function as an argument of `jit`: its arrays are data, its code static."""
-    if isinstance(fun, jax.tree_util.Partial):
-        return fun
-    return jax.tree_util.Partial(fun)

@@ -11,6 +11,7 @@ _SCORES = ("shift", "random_sets", "margin")
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown whose columns are as wide as their widest cell."""
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"

@@ -7,13 +7,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from robustjax import _checks
-from robustjax._checks import InputError
 from robustjax.attacks import broken
 from robustjax.data import Dataset, as_float
-from robustjax.evaluation._batching import as_pytree, block_size, rows_of
-from robustjax.evaluation.results import Robustness
+from robustjax.evaluation._batching import block_size, rows_of
+from robustjax.evaluation.results import Robustness, check_kept
 from robustjax.training import sharding
-from robustjax.types import Array, LogitsFn
+from robustjax.types import Array, LogitsFn, as_pytree
 
 
 def beside_bare(
@@ -63,11 +62,7 @@ def beside_bare(
       (0.5, 0.5, 1.0)
     """
     _checks.positive_int(batch_size=batch_size)
-    if not np.array_equal(dataset.index[: len(result.index)], result.index):
-        raise InputError(
-            "`dataset` must be what `result` was evaluated on, in the same order; its "
-            "`index` differs."
-        )
+    check_kept(result, dataset)
     predict, total = as_pytree(bare_logits_fn), len(result.index)
     size = block_size((predict,), batch_size, total, mesh)
 
@@ -80,11 +75,6 @@ def beside_bare(
     rows: list[dict[str, Any]] = [_row("clean", clean, result.clean_correct)]
     worst = clean.copy()
     for attack in result.attacks:
-        if attack.x_adv is None:
-            raise InputError(
-                f"`result` has no x_adv of {attack.name!r}: evaluate with "
-                "keep_adversarial=True."
-            )
         bare = right(attack.x_adv)
         worst &= bare if attack.counts else True
         rows.append(_row(attack.name, bare, attack.correct) | _dsr(clean, bare, attack))

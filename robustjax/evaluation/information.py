@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 from robustjax import _checks
 from robustjax._checks import InputError
 from robustjax.data import Dataset, as_float
-from robustjax.evaluation._batching import as_pytree, block_size, rows_of
+from robustjax.evaluation._batching import block_size, rows_of
 from robustjax.evaluation.report import mean_and_deviation
-from robustjax.evaluation.results import AttackResult, Robustness
+from robustjax.evaluation.results import AttackResult, Robustness, check_kept
 from robustjax.training import sharding
-from robustjax.types import Array, LogitsFn
+from robustjax.types import Array, LogitsFn, as_pytree
 
 Probe = Callable[[Array, Array], Array]
 """`(samples [B, ...], logits [B, K]) -> estimates [B]`: see `information.probe`."""
@@ -96,7 +96,8 @@ def information_of(
     probes = {name: as_pytree(p) for name, p in given.items() if p is not None}
     if not probes:
         raise InputError("Give at least one of `natural`, `adversarial`, `standard`.")
-    _check(result, dataset)
+    check_kept(result, dataset)
+    _check_draws(result)
     predict, total = as_pytree(logits_fn), len(result.index)
     size = block_size((predict,), batch_size, total, mesh)
 
@@ -178,20 +179,9 @@ def _figures(values: np.ndarray) -> dict[str, float | None]:
     return dict(mean=mean, deviation=deviation, smallest=min(wide))
 
 
-def _check(result: Robustness, dataset: Dataset) -> None:
+def _check_draws(result: Robustness) -> None:
     if result.draws > 1:
         raise InputError(
             f"`result` is of a random classifier ({result.draws} draws), whose images "
             "are not simply right or wrong: evaluate one without draws."
         )
-    if not np.array_equal(dataset.index[: len(result.index)], result.index):
-        raise InputError(
-            "`dataset` must be what `result` was evaluated on, in the same order; its "
-            "`index` differs."
-        )
-    for attack in result.attacks:
-        if attack.x_adv is None:
-            raise InputError(
-                f"`result` has no x_adv of {attack.name!r}: evaluate with "
-                "keep_adversarial=True."
-            )

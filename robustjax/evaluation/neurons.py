@@ -18,10 +18,10 @@ from jax.sharding import Mesh
 from robustjax import _checks, objectives
 from robustjax._checks import InputError
 from robustjax.data import Dataset, as_float
-from robustjax.evaluation._batching import as_pytree, block_size, rows_of
-from robustjax.evaluation.results import Robustness
+from robustjax.evaluation._batching import block_size, rows_of
+from robustjax.evaluation.results import Robustness, check_kept
 from robustjax.training import sharding
-from robustjax.types import Array, ModelFn
+from robustjax.types import Array, ModelFn, as_pytree
 
 _BINS = 20
 
@@ -77,11 +77,7 @@ def neuron_shifts(
         fit the layer.
     """
     _checks.positive_int(batch_size=batch_size)
-    if not np.array_equal(dataset.index[: len(result.index)], result.index):
-        raise InputError(
-            "`dataset` must be what `result` was evaluated on, in the same order; its "
-            "`index` differs."
-        )
+    check_kept(result, dataset)
     read, total = as_pytree(model_fn), len(result.index)
     size = block_size((read,), batch_size, total, mesh)
 
@@ -103,11 +99,6 @@ def neuron_shifts(
     right = margin < 0
     attacks = []
     for attack in result.attacks:
-        if attack.x_adv is None:
-            raise InputError(
-                f"`result` has no x_adv of {attack.name!r}: evaluate with "
-                "keep_adversarial=True."
-            )
         moved, after = seen(attack.x_adv)
         shift = (moved - a) / scale
         fell = after >= 0

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from robustjax._checks import InputError
 from robustjax.attacks import StageOutcome
+from robustjax.data import Dataset
 from robustjax.evaluation._judging import worst_so_far
 from robustjax.types import Attack, LogitsFn
 
@@ -143,3 +145,18 @@ def wilson_interval(
     half = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
     half /= 1 + z**2 / total
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def check_kept(result: Robustness, dataset: Dataset) -> None:
+    """Raises unless a result has its adversarial images, and they are of this data."""
+    if not np.array_equal(dataset.index[: len(result.index)], result.index):
+        raise InputError(
+            "`dataset` must be what `result` was evaluated on, in the same order; its "
+            "`index` differs."
+        )
+    for attack in result.attacks:
+        if attack.x_adv is None:
+            raise InputError(
+                f"`result` has no x_adv of {attack.name!r}: evaluate with "
+                "keep_adversarial=True."
+            )

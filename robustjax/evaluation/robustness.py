@@ -17,7 +17,6 @@ from robustjax import _checks
 from robustjax.attacks import Placement, StagedAttack
 from robustjax.data import Dataset, EvalBatch, as_float
 from robustjax.evaluation._batching import (
-    as_pytree,
     batches_of,
     block_size,
     image_keys,
@@ -25,7 +24,7 @@ from robustjax.evaluation._batching import (
 from robustjax.evaluation._judging import Verdict, judged, num_draws, worst_so_far
 from robustjax.evaluation.results import AttackResult, NamedAttack, Robustness
 from robustjax.training import sharding
-from robustjax.types import Array, Attack, Key, LogitsFn, is_transductive
+from robustjax.types import Array, Attack, Key, LogitsFn, as_pytree, is_transductive
 
 
 def evaluate(

@@ -9,8 +9,14 @@ authors' protocol come out without any defense.
 import jax
 import jax.numpy as jnp
 
-from robustjax import _checks, influence
-from robustjax.transforms import NIPOptions, NIPState, moved_towards, rms_normalised
+from robustjax import _checks
+from robustjax.transforms import (
+    NIPOptions,
+    NIPState,
+    moved_towards,
+    own_direction,
+    rms_normalised,
+)
 from robustjax.types import Array, Key, ModelFn
 
 
@@ -69,7 +75,7 @@ def benign_twin_share(
     _checks.non_negative(size=size)
     label = model_fn(x).logits.argmax(axis=1)
     if random_key is None:
-        direction = _direction(options, model_fn, x, label)
+        direction = own_direction(options, model_fn, x, label)
     else:
         direction = rms_normalised(jax.random.normal(random_key, x.shape))
 
@@ -79,17 +85,3 @@ def benign_twin_share(
 
     found = right(1)
     return float((found | right(-1) if sign_flip else found).mean())
-
-
-def _direction(options: NIPOptions, model_fn: ModelFn, x: Array, label: Array) -> Array:
-    found = options.measure(
-        model_fn, x, label, layer=options.layer, output=options.output
-    )
-    masks = influence.front_and_tail(
-        found, options.front, options.tail, tail_order=options.tail_order
-    )
-
-    def score(z: Array) -> Array:
-        return (masks * influence.captured(model_fn, z, options.layer)).sum()
-
-    return rms_normalised(jax.grad(score)(x))

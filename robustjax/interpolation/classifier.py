@@ -17,7 +17,16 @@ from jax.tree_util import Partial
 from robustjax import _checks
 from robustjax._checks import InputError
 from robustjax._gradients import with_gradient_of
-from robustjax.types import Array, Head, Key, LogitsFn, Model, PyTree, is_transductive
+from robustjax.types import (
+    Array,
+    Head,
+    Key,
+    LogitsFn,
+    Model,
+    PyTree,
+    as_pytree,
+    is_transductive,
+)
 
 
 def interpolated_logits_fn(
@@ -70,7 +79,7 @@ def interpolated_logits_fn(
         kind, surrogate = gradient, None
     else:
         kind = "surrogate"
-        surrogate = gradient if isinstance(gradient, Partial) else Partial(gradient)
+        surrogate = as_pytree(gradient)
     static = _Classifier(model, layer, kind, is_transductive(head))
     return Partial(static, params, model_state, head, surrogate)
 
@@ -92,9 +101,7 @@ def among(head: Head, companions: Array) -> Head:
       >>> head(jnp.array([[1.0], [4.0]]), jnp.array([True, True])).tolist()
       [[2.0], [6.0]]
     """
-    return Partial(
-        _Among(), head if isinstance(head, Partial) else Partial(head), companions
-    )
+    return Partial(_Among(), as_pytree(head), companions)
 
 
 def embed(

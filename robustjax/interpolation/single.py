@@ -97,7 +97,7 @@ def own_votes(
     else:
         width = squares[:, rank - 1 : rank]
     if is_complete:
-        squares, _ = _all_square_distances(features, template.features)
+        squares, _ = all_square_distances(features, template.features)
     weight = graph.weights(squares, width, similarity.kernel)
     if not weighted:
         weight = jnp.ones_like(weight)
@@ -111,7 +111,7 @@ def own_votes(
 def _from_templates(features: Array, template: Template) -> Array:
     """w_tq for every pair, [Q, M]: 0 where q is not in the list of t."""
     similarity, known = template.similarity, template.neighbors
-    squares, error = _all_square_distances(features, template.features)
+    squares, error = all_square_distances(features, template.features)
     # Equally near queries do not enter, rounding or not.
     enters = squares < known.square_distance[None, :, -1] - error
     if similarity.num_neighbors is None:
@@ -137,7 +137,7 @@ def _widths(squares: Array, template: Template) -> Array:
     return jnp.where(jnp.isfinite(width), width, 0.0)
 
 
-def _all_square_distances(rows: Array, points: Array) -> tuple[Array, Array]:
+def all_square_distances(rows: Array, points: Array) -> tuple[Array, Array]:
     """||rows_i - points_j||^2, [R, N], by one matrix product, and its rounding."""
     # Around their centre, where cancellation is least; it moves with nothing.
     centre = jax.lax.stop_gradient(points.mean(axis=0, keepdims=True))

@@ -10,6 +10,7 @@ from robustjax.transforms.nip import NIPOptions as NIPOptions
 from robustjax.transforms.nip import NIPState as NIPState
 from robustjax.transforms.nip import moved_towards as moved_towards
 from robustjax.transforms.nip import nip as nip
+from robustjax.transforms.nip import own_direction as own_direction
 from robustjax.transforms.storage import digest as digest
 from robustjax.transforms.storage import load_state as load_state
 from robustjax.transforms.storage import save_state as save_state

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from robustjax._checks import InputError
 from robustjax._gradients import with_gradient_of
 from robustjax.attacks.selector import Candidates, chosen
+from robustjax.interpolation.single import all_square_distances
 from robustjax.transforms import _nip_fit
 from robustjax.transforms._directions import climbed, slopes
 from robustjax.transforms._nip_options import NIPOptions, NIPState
@@ -128,7 +129,7 @@ def scored(
     num_classes = len(state.masks)
     clean = None
     narrow = options.policy == "predicted" or (options.top and not every)
-    if narrow or options.rule == "gain":
+    if options.top or narrow or options.rule == "gain":
         clean = model_fn(x).logits
     if options.policy == "pooled":
         classes = jnp.zeros((1, x.shape[0]), int)
@@ -144,9 +145,9 @@ def scored(
         return _judged(options, state, model_fn, images, classes, clean)
 
     found = _settled(options, [at(size) for size in options.sizes])
-    if not options.top or not every:
+    if not options.top or not every or clean is None:
         return found
-    likely = jax.lax.top_k(model_fn(x).logits, min(options.top, num_classes))[1]
+    likely = jax.lax.top_k(clean, min(options.top, num_classes))[1]
     kept = jax.nn.one_hot(likely, num_classes, dtype=bool).any(axis=1)
     return found._replace(
         scores=jnp.where(kept, found.scores, found.scores - _NEVER * state.scale)
@@ -188,9 +189,7 @@ def _from_dictionary(
 
 def squared_distances(x: Array, others: Array) -> Array:
     """|x_b - o_n|^2, [B, N], for rows [B, D] and [N, D]."""
-    products = jnp.matmul(x, others.T, precision=jax.lax.Precision.HIGHEST)
-    sizes = jnp.square(x).sum(axis=1)[:, None] + jnp.square(others).sum(axis=1)[None]
-    return jnp.maximum(sizes - 2 * products, 0)
+    return all_square_distances(x, others)[0]
 
 
 def _judged(

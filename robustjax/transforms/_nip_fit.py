@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from robustjax import _checks, influence
 from robustjax._checks import InputError
 from robustjax._gradients import loop_safe
 from robustjax.transforms._directions import rms_normalised, slopes
 from robustjax.transforms._nip_options import Dictionary, NIPOptions, NIPState
-from robustjax.types import Array, Batch, Key, ModelFn
+from robustjax.types import Array, Batch, Key, ModelFn, as_pytree
 
 _FLOOR = 0.1  # of the mean deviation: neurons that hardly ever move decide nothing
 
@@ -28,8 +27,7 @@ def fit(options: NIPOptions, key: Key, model_fn: ModelFn, batch: Batch) -> NIPSt
     influence.set_sizes(int(np.prod(shape[1:])), options.front, options.tail)
     num_classes = jax.eval_shape(lambda z: model_fn(z).logits, batch.x[:1]).shape[1]
     _checks.label_range(batch.y, num_classes)
-    held = model_fn if isinstance(model_fn, Partial) else Partial(model_fn)
-    found = _fit(options, num_classes, key, held, batch)
+    found = _fit(options, num_classes, key, as_pytree(model_fn), batch)
     if _checks.is_concrete(found.counts) and not np.all(np.asarray(found.counts)):
         missing = int(np.argmin(np.asarray(found.counts)))
         raise InputError(

@@ -20,6 +20,7 @@ from robustjax.attacks.selector import Candidates, pack_candidates
 from robustjax.influence import Measure, Output
 from robustjax.influence.sets import TailOrder
 from robustjax.transforms import _nip_fit
+from robustjax.transforms._directions import slopes
 from robustjax.transforms._nip_candidates import choice, perturbed, scored
 from robustjax.transforms._nip_options import NIPOptions, NIPState, Policy, Rule
 from robustjax.types import Array, Batch, Defense, Key, ModelFn
@@ -130,11 +131,7 @@ def nip(
       >>> defense.apply(state, key, model_fn, x).round(2).tolist()
       [[0.87..., 0.12...], [0.12..., 0.87...]]
     """
-    return defense_of(NIPOptions(**locals()))
-
-
-def defense_of(options: NIPOptions) -> Defense:
-    """The `Defense` of checked options."""
+    options = NIPOptions(**locals())
     return Defense(_Fit(options), _Apply(options))
 
 
@@ -185,6 +182,20 @@ def moved_towards(
     """
     check_state(options, state, model_fn, x)
     return perturbed(options, state, model_fn, x, y[None], options.sizes[-1])[0]
+
+
+def own_direction(options: NIPOptions, model_fn: ModelFn, x: Array, y: Array) -> Array:
+    """The direction of each image by its own influence, [B, H, W, C].
+
+    Args:
+      options: Influence, sets and weights.
+      model_fn: The classifier.
+      x: [B, H, W, C].
+      y: Classes, [B].
+    """
+    masks = _nip_fit.weighted(options, _nip_fit.image_masks(options, model_fn, x, y))
+    given = (masks[None], y[None], options.class_weight)
+    return slopes(model_fn, x, options.layer, *given).direction[0]
 
 
 def check_state(

@@ -4,6 +4,7 @@ All have the shape of `nip`, and all are attacked in the same ways.
 """
 
 import dataclasses
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -108,7 +109,7 @@ def nearest_class_mean(
       False
     """
     options = NIPOptions(layer=layer, front=front, tail=tail, neurons=neurons)
-    return Defense(_FitNIP(options), _NearestMean(options))
+    return Defense(functools.partial(_nip_fit.fit, options), _NearestMean(options))
 
 
 _SAMPLE = 250  # images that tell the scale of distances
@@ -201,14 +202,6 @@ class _Pushed:
 
         moved = climbed(jax.grad(score), x, 1, jnp.asarray(self.size), self.num_steps)
         return model_fn(moved[0]).logits
-
-
-@dataclasses.dataclass(frozen=True)
-class _FitNIP:
-    options: NIPOptions
-
-    def __call__(self, key: Key, model_fn: ModelFn, batch: Batch) -> NIPState:
-        return _nip_fit.fit(self.options, key, model_fn, batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from robustjax import InputError, threats
+from robustjax.attacks._guides import nearest
 from robustjax.attacks.feature_collision import (
-    _nearest,
     _of_runner_up,
     feature_collision,
 )
@@ -37,7 +37,7 @@ def run(attack, x=X, y=Y):
 
 def test_guides_are_the_nearest_of_other_classes():
     allowed = LABELS[None] != Y[:, None]
-    ours = _nearest(features_fn(X), features_fn(POOL), allowed, 3)
+    ours = nearest(features_fn(X), features_fn(POOL), allowed, 3)
     features, pool = np.asarray(features_fn(X)), np.asarray(features_fn(POOL))
     for i in range(4):
         others = np.flatnonzero(np.asarray(LABELS) != int(Y[i]))
@@ -45,7 +45,7 @@ def test_guides_are_the_nearest_of_other_classes():
         np.testing.assert_array_equal(ours[i], others[np.argsort(distance)][:3])
     # Too few of other classes: the nearest stands in.
     few = jnp.array([0, 0, 0, 0, 0, 0, 0, 1])
-    one = _nearest(features_fn(X), features_fn(POOL), few[None] != 0 * Y[:, None], 3)
+    one = nearest(features_fn(X), features_fn(POOL), few[None] != 0 * Y[:, None], 3)
     np.testing.assert_array_equal(one, 7)
 
 
@@ -104,7 +104,7 @@ def test_one_step_is_the_sign_of_the_pull():
     x_adv = np.asarray(run(collide), np.float64)
     weights = np.asarray(FEATURES, np.float64)
     others = LABELS[None] != Y[:, None]
-    guides = _nearest(features_fn(X), features_fn(POOL), others, 1)
+    guides = nearest(features_fn(X), features_fn(POOL), others, 1)
     for i in range(4):
         clean = np.asarray(X[i], np.float64)
         activity = np.tanh(clean.ravel() @ weights)

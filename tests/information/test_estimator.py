@@ -41,7 +41,13 @@ def near(found, truth):
 
 
 @pytest.mark.parametrize(
-    "bound", [donsker_varadhan(), mine(), smile(clip=10.0), info_nce()]
+    "bound",
+    [
+        donsker_varadhan(),
+        pytest.param(mine(), marks=pytest.mark.slow),
+        pytest.param(smile(clip=10.0), marks=pytest.mark.slow),
+        info_nce(),
+    ],
 )
 def test_gaussians_of_few_dimensions(bound):
     x, z, truth = gaussians(1, 0.8)
@@ -69,6 +75,7 @@ def test_what_the_page_shows_is_near_the_truth():
             near(rows[(name, *case)]["estimate"], nats(*case))
 
 
+@pytest.mark.slow
 def test_more_held_out_pairs_let_infonce_say_more():
     x, z, truth = gaussians(2, 0.99, count=4000)
     say = lambda size: (
@@ -93,6 +100,7 @@ def test_independent_samples_share_nothing():
     assert abs(float(found.information)) < 0.05
 
 
+@pytest.mark.slow
 def test_images_with_a_critic_of_ones_own():
     """Which of two brightnesses a picture has: log 2 nats in its label."""
     rng = np.random.default_rng(0)

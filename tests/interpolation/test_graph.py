@@ -103,7 +103,7 @@ def test_lists_are_scikit_learns(dtype, num_points):
     np.testing.assert_allclose(lists.square_distance, distance**2, 1e-5, atol=1e-12)
 
 
-@pytest.mark.parametrize("spread", [0.5, 50.0])
+@pytest.mark.parametrize("spread", [pytest.param(0.5, marks=pytest.mark.slow), 50.0])
 def test_blocks_change_nothing(monkeypatch, spread):
     _, points = clouds(3, spread)
     run = lambda: nearest(points, points, SIZE, own=jnp.arange(NUM_POINTS))

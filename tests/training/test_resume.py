@@ -119,6 +119,7 @@ def two_processes(script, *arguments):
     return [finish(process) for process in processes]
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_judge_like_one(tmp_path):
     common = (
         f"--config={ROOT / 'configs' / 'digits_pgd.py'}",

@@ -259,7 +259,7 @@ def test_small_steps_raise_front_over_tail(net, form, sets):
         dict(form="per_sample"),
         dict(form="per_sample", num_steps=3),
         pytest.param(dict(form="per_sample", sets="image"), marks=pytest.mark.slow),
-        dict(size=(0.01, 0.05, 0.1)),
+        pytest.param(dict(size=(0.01, 0.05, 0.1)), marks=pytest.mark.slow),
         dict(rule="gain", top=2),
         dict(policy="dictionary", nearest_by="layer"),
         pytest.param(dict(policy="pooled", gap_closing=True), marks=pytest.mark.slow),
