@@ -46,6 +46,7 @@ def base(eps: float) -> ml_collections.ConfigDict:
         augment=dict(),
     )
     config.stages = ("train",)
+    config.init_from = config_dict.placeholder(str)
     config.loop = dict(
         log_every=20,
         validate_every=1,

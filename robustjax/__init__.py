@@ -10,6 +10,7 @@ from robustjax import interoperation as interoperation
 from robustjax import interpolation as interpolation
 from robustjax import models as models
 from robustjax import objectives as objectives
+from robustjax import pairing as pairing
 from robustjax import threats as threats
 from robustjax import training as training
 from robustjax import transforms as transforms

@@ -19,6 +19,7 @@ SHAPES = {
     "mnist": (28, 28, 1),
     "cifar10": (32, 32, 3),
     "tiny_imagenet10": (64, 64, 3),
+    "oxford_flowers17": (128, 128, 3),
 }
 TRAIN = {"digits": 1080, "mnist": 59_000, "cifar10": 49_000, "tiny_imagenet10": 4500}
 FOLDER = Path(configs.__file__).parent

@@ -9,7 +9,8 @@ import robustjax
 
 ROOT = pathlib.Path(robustjax.__file__).parent
 ORDER = (
-    *("types", "_checks", "_random", "threats", "objectives", "_gradients", "models"),
+    *("types", "_checks", "_random", "threats", "objectives", "pairing", "_gradients"),
+    *("models",),
     *("interoperation", "attacks", "information", "interpolation", "influence"),
     *(
         "transforms",

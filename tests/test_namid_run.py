@@ -44,7 +44,7 @@ def trained(config, workdir, crash=None):
     """The final state; `crash` is a stage and a batch at which the program dies."""
     run = build.run(config, MESH, progress_bar=False)
     stages = build.build_stages(config, run.splits, run.networks, MESH)
-    adopt = build.adopting(config, run.networks, MESH)
+    adopt = build.initial_weights(config, run.networks, MESH)
     if crash is not None:
         stages = [
             dataclasses.replace(s, data=Deadly(s.data, crash[1]))

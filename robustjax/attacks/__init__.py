@@ -23,12 +23,19 @@ from robustjax.attacks.carlini_wagner_fixed import (
 from robustjax.attacks.carlini_wagner_linf import (
     carlini_wagner_linf as carlini_wagner_linf,
 )
+from robustjax.attacks.chosen_class import pgd_targeted as pgd_targeted
+from robustjax.attacks.chosen_class import r_fgsm as r_fgsm
+from robustjax.attacks.chosen_class import sign_start as sign_start
+from robustjax.attacks.chosen_class import step_ll as step_ll
+from robustjax.attacks.chosen_class import towards as towards
+from robustjax.attacks.chosen_class import unlabelled as unlabelled
 from robustjax.attacks.combine import each_target as each_target
 from robustjax.attacks.combine import masked as masked
 from robustjax.attacks.combine import restarts as restarts
 from robustjax.attacks.combine import worst_case as worst_case
 from robustjax.attacks.ddn import ddn as ddn
 from robustjax.attacks.deepfool import deepfool as deepfool
+from robustjax.attacks.drawn_source import drawn_source as drawn_source
 from robustjax.attacks.ead import ead as ead
 from robustjax.attacks.fab import fab as fab
 from robustjax.attacks.fab import fab_target as fab_target

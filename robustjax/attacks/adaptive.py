@@ -101,7 +101,7 @@ def against(
       [[2.0]]
     """
     return Partial(
-        _Static(_transformed, (transform.apply, surrogate)),
+        Static(_transformed, (transform.apply, surrogate)),
         state,
         key,
         as_pytree(logits_fn),
@@ -150,7 +150,7 @@ def expectation(
     _checks.positive_int(num_samples=num_samples)
     _checks.one_of(("objective", "logits", "probabilities"), average=average)
     return Partial(
-        _Static(_sampled, (num_samples, average)),
+        Static(_sampled, (num_samples, average)),
         as_pytree(random_logits_fn),
         key,
     )
@@ -190,11 +190,12 @@ def oblivious(attack: Attack, bare_logits_fn: LogitsFn) -> Attack:
       >>> attack(jax.random.key(0), lambda z: -z, x, y).tolist()
       [[0.25, 0.75]]
     """
-    return Partial(_Static(_elsewhere, (attack,)), as_pytree(bare_logits_fn))
+    return Partial(Static(_elsewhere, (attack,)), as_pytree(bare_logits_fn))
 
 
 def _elsewhere(attack, source, key: Key, logits_fn, x: Array, y: Array) -> Array:
     _outcome.check_call(logits_fn, x, y)
+    _outcome.check_same_classes(source, logits_fn, x)
     return jax.lax.stop_gradient(attack(key, source, x, y))
 
 
@@ -215,7 +216,7 @@ def transfer(
       objective: Decides between sources that agree on misclassification.
 
     Raises:
-      InputError: `sources` is empty.
+      InputError: `sources` is empty; at the call, a source has other classes.
 
     Example:
       >>> from robustjax import attacks, threats
@@ -228,7 +229,7 @@ def transfer(
     if not sources:
         raise _checks.InputError("`sources` must hold at least one model, got none.")
     return Partial(
-        _Static(_transferred, (attack, objective)),
+        Static(_transferred, (attack, objective)),
         tuple(map(as_pytree, sources)),
     )
 
@@ -239,6 +240,7 @@ def _transferred(attack, objective, sources, key, logits_fn, x, y) -> Array:
     evaluate = _outcome.climbed(objective, logits_fn, y)
     worst = None
     for number, source in enumerate(sources):
+        _outcome.check_same_classes(source, logits_fn, x)
         x_adv = attack(_random.fold_in(keys, number), source, x, y)
         found = Candidate(x_adv, *evaluate(x_adv))
         worst = found if worst is None else _outcome.keep_worse(worst, found)
@@ -247,7 +249,7 @@ def _transferred(attack, objective, sources, key, logits_fn, x, y) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Static:
+class Static:
     """A function with its first arguments, by whose values `jit` knows it again.
 
     A `functools.partial` would be another function each time.
@@ -257,4 +259,5 @@ class _Static:
     given: tuple[Any, ...]
 
     def __call__(self, *arguments: Any) -> Any:
+        """The function of its first arguments and these."""
         return self.fun(*self.given, *arguments)

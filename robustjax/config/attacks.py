@@ -254,9 +254,10 @@ def _attack(
     name = given.pop("name", None)
     factory = lookup("attack", names.ATTACKS, name)
     arguments, shown = dict(given), dict(given)
-    if "attack" in given:
-        inner = _attack(given["attack"], another, penalised=penalised)
-        arguments["attack"], shown["attack"] = inner
+    for inside in ("attack", "own"):
+        if inside in given:
+            inner = _attack(given[inside], another, penalised=penalised)
+            arguments[inside], shown[inside] = inner
     if "attacks" in given:
         inner = [
             _attack(block, another, penalised=penalised) for block in given["attacks"]

@@ -74,11 +74,17 @@ ATTACKS = {
     "selector": attacks.selector,
     "pgd_minimal": attacks.pgd_minimal,
     "towards_other": attacks.towards_other,
+    "r_fgsm": attacks.r_fgsm,
+    "step_ll": attacks.step_ll,
+    "pgd_targeted": attacks.pgd_targeted,
+    "unlabelled": attacks.unlabelled,
+    "drawn_source": attacks.drawn_source,
 }
 STARTS = ("none", "uniform", "gaussian")
 MODELS = {
     "small_cnn": models.small_cnn,
     "wnll_mnist_cnn": models.wnll_mnist_cnn,
+    "small_resnet": models.small_resnet,
     "resnet20": models.resnet20,
     "resnet32": models.resnet32,
     "resnet44": models.resnet44,
@@ -106,6 +112,10 @@ LOSSES = {
     "adversarial": defenses.adversarial,
     "trades": defenses.trades,
     "mart": defenses.mart,
+    "at_alp": defenses.at_alp,
+    "teacher_attention": defenses.teacher_attention,
+    "clean_logit_pairing": defenses.clean_logit_pairing,
+    "logit_squeezing": defenses.logit_squeezing,
     "wnll": defenses.wnll,
     "awp": defenses.awp,
     "critics": defenses.critics,

@@ -9,7 +9,7 @@ import jax
 from robustjax import models
 from robustjax._checks import InputError
 from robustjax.config import names
-from robustjax.config.blocks import Block, make
+from robustjax.config.blocks import Block, call, make
 from robustjax.types import Array, Key, MIEstimator, Model, PyTree
 
 Network = Model | MIEstimator
@@ -114,7 +114,13 @@ def build_networks(config: Any, *, num_classes: int) -> Networks:
 
 
 def build_model(block: Block, *, num_classes: int) -> Model:
-    """The classifier of a `model` block, for a data set's number of classes."""
-    return models.from_linen(
-        make("model", names.MODELS, block, num_classes=num_classes)
-    )
+    """The classifier of a `model` block, for a data set's number of classes.
+
+    Its block `denoise` holds the keywords of `models.denoised`.
+    """
+    given = dict(block)
+    denoise = given.pop("denoise", None)
+    module = make("model", names.MODELS, given, num_classes=num_classes)
+    if denoise is not None:
+        module = call("denoise", models.denoised, denoise, module=module)
+    return models.from_linen(module)

@@ -196,7 +196,7 @@ def restore(
       InputError: there is no such run, checkpoint or classifier, or it is not trained.
     """
     chosen: Any = read_config(workdir) if config is None else config
-    found = _load(chosen, workdir, checkpoint, mesh)
+    found = load_checkpoint(chosen, workdir, checkpoint, mesh)
     splits, networks = found.run.splits, found.run.networks
     params, model_state = found.state.evaluated_params, found.state.model_state
     critics = None
@@ -218,7 +218,7 @@ def restore(
     return Restored(found.run, step, classifier(network), classifier)
 
 
-class _Loaded(NamedTuple):
+class Loaded(NamedTuple):
     """A checkpoint with what it takes to read it."""
 
     config: Config
@@ -226,6 +226,16 @@ class _Loaded(NamedTuple):
     run: Run
     stages: list[Stage]
     state: training.TrainState
+
+    def weights(self, network: str) -> tuple[PyTree, PyTree]:
+        """The params and the state of one network.
+
+        Raises:
+          InputError: it is not trained.
+        """
+        self.check_trained(network)
+        params, model_state = self.state.evaluated_params, self.state.model_state
+        return self.run.networks.weights(params, model_state, network)
 
     def check_trained(self, network: str) -> None:
         """Raises unless the run has trained a network, or taken it over."""
@@ -244,7 +254,10 @@ class _Loaded(NamedTuple):
             )
 
 
-def _load(config: Config, workdir: Path, checkpoint: str, mesh: Mesh) -> _Loaded:
+def load_checkpoint(
+    config: Config, workdir: Path, checkpoint: str, mesh: Mesh
+) -> Loaded:
+    """A checkpoint of a run, and what it takes to read it."""
     described = run(config, mesh)
     stages = build_stages(config, described.splits, described.networks, mesh)
     state = training.load(
@@ -255,44 +268,7 @@ def _load(config: Config, workdir: Path, checkpoint: str, mesh: Mesh) -> _Loaded
         average=described.options.average_decay is not None,
         mesh=mesh,
     )
-    return _Loaded(config, workdir, described, stages, state)
-
-
-def adopting(config: Config, networks: Networks, mesh: Mesh) -> training.Adopt | None:
-    """Takes over the networks of other runs that `config.adopt` names by directory.
-
-    Raises:
-      InputError: there is no such run, or its network is another.
-    """
-    given = {k: v for k, v in (config.get("adopt") or {}).items() if v is not None}
-    sources: dict[str, Any] = {v: read_config(Path(v)) for v in given.values()}
-    for name in given:
-        one_of(networks.others, adopt=name)
-    if not given:
-        return None
-
-    def adopt(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
-        params, model_state = dict(params), dict(model_state)
-        runs = {v: _load(sources[v], Path(v), "best", mesh) for v in sources}
-        for name, workdir in given.items():
-            one_of(runs[workdir].run.networks.others, **{f"adopt.{name}": name})
-            runs[workdir].check_trained(name)
-            state = runs[workdir].state
-            found = state.evaluated_params[name], state.model_state[name]
-            if _shapes(found) != _shapes((params[name], model_state[name])):
-                block = sources[workdir].networks[name].to_dict()
-                raise InputError(
-                    f"`adopt.{name}` is another network in {workdir}: its block "
-                    f"networks.{name} is {block}."
-                )
-            params[name], model_state[name] = found
-        return params, model_state
-
-    return adopt
-
-
-def _shapes(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+    return Loaded(config, workdir, described, stages, state)
 
 
 def another_run(mesh: Mesh, own: Restored | None = None) -> Another:

@@ -86,7 +86,7 @@ def build_stages(
                 Stage,
                 {k: block[k] for k in block if k not in apart},
                 name=name,
-                loss_fn=build_loss(block.loss, networks, **shape),
+                loss_fn=build_loss(block.loss, networks, another or _absent, **shape),
                 optimizer=build_optimizer(block.optimizer, total_steps=total_steps),
                 data=stream,
                 trainable=None if trainable is None else _parts(tuple(trainable)),
@@ -162,18 +162,30 @@ def _parts(trained: tuple[str, ...]) -> Callable[[PyTree], PyTree]:
     return trainable
 
 
-def build_loss(block: Block, networks: Networks, **shape: int) -> LossFn:
+def _absent(source: str) -> LogitsFn:
+    """Stands in for another run where a loss is described and never computed."""
+
+    def logits_fn(x: Array) -> Array:
+        raise InputError(f"The run {source} is not loaded: only train.py trains.")
+
+    return logits_fn
+
+
+def build_loss(
+    block: Block, networks: Networks, another: Another = _absent, **shape: int
+) -> LossFn:
     """The loss of a block.
 
     A loss is given the run's networks that its parameters are named after (`model`,
     `reference`, `natural`, ...); `network` in the block is another name for `model`.
     `awp` wraps the loss in its own block `loss`; `base` is a loss that another adds to.
-    `shape` is what the stage's data block says about its batches.
+    `another` finds the static models of a `drawn_source`, `shape` is what the stage's
+    data block says about its batches.
     """
     given = dict(block)
     if given.get("name") == "awp":
         return defenses.awp(
-            build_loss(given["loss"], networks, **shape),
+            build_loss(given["loss"], networks, another, **shape),
             **{k: v for k, v in given.items() if k not in ("name", "loss")},
         )
     factory = lookup("loss", names.LOSSES, given.pop("name", None))
@@ -181,9 +193,9 @@ def build_loss(block: Block, networks: Networks, **shape: int) -> LossFn:
     if "similarity" in given:
         fixed["similarity"] = build_similarity(given.pop("similarity"))
     if "attack" in given:
-        fixed["attack"] = build_attack(given.pop("attack")).attack
+        fixed["attack"] = build_attack(given.pop("attack"), another).attack
     if "base" in given:
-        fixed["base"] = build_loss(given.pop("base"), networks)
+        fixed["base"] = build_loss(given.pop("base"), networks, another)
     if "bound" in given:
         fixed["bound"] = make("bound", names.BOUNDS, given.pop("bound"))
     if "objective" in given:

@@ -11,6 +11,8 @@ from robustjax.models.critics import LocalCritic as LocalCritic
 from robustjax.models.critics import layer_critic as layer_critic
 from robustjax.models.critics import logits_critic as logits_critic
 from robustjax.models.critics import mi_estimator as mi_estimator
+from robustjax.models.denoising import DenoisingBlock as DenoisingBlock
+from robustjax.models.denoising import denoised as denoised
 from robustjax.models.parts import part as part
 from robustjax.models.pytorch import from_pytorch as from_pytorch
 from robustjax.models.resnet import preact_resnet18 as preact_resnet18
@@ -21,6 +23,7 @@ from robustjax.models.resnet import resnet44 as resnet44
 from robustjax.models.resnet import resnet50 as resnet50
 from robustjax.models.resnet import resnet56 as resnet56
 from robustjax.models.resnet import resnet110 as resnet110
+from robustjax.models.resnet import small_resnet as small_resnet
 from robustjax.models.small import SmallCNN as SmallCNN
 from robustjax.models.small import WNLLMnistCNN as WNLLMnistCNN
 from robustjax.models.small import small_cnn as small_cnn

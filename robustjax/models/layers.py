@@ -119,7 +119,13 @@ def classify(
     return head(features.astype(jnp.float32))
 
 
-def batch_norm(name: str, *, train: bool, dtype: Any) -> nn.BatchNorm:
+def batch_norm(
+    name: str,
+    *,
+    train: bool,
+    dtype: Any,
+    scale_init: nn.initializers.Initializer = nn.initializers.ones,
+) -> nn.BatchNorm:
     """BatchNorm with PyTorch's constants; statistics and parameters are float32.
 
     Momentum 0.9 is PyTorch's 0.1. The running variance is the biased one, where
@@ -130,6 +136,7 @@ def batch_norm(name: str, *, train: bool, dtype: Any) -> nn.BatchNorm:
         momentum=0.9,
         epsilon=1e-5,
         dtype=dtype,
+        scale_init=scale_init,
         name=name,
     )
 

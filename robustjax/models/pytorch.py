@@ -74,7 +74,8 @@ def from_pytorch(
 
     Raises:
       InputError: An entry is missing, is left over, or has another shape; the
-        normalisation differs; or `module` has a buffer, which PyTorch's do not.
+        normalisation differs; or `module` has a buffer or denoising blocks, which
+        PyTorch's do not.
 
     Example:
       >>> from robustjax import models
@@ -92,6 +93,11 @@ def from_pytorch(
         raise InputError(
             f"`module` has buffer={module.buffer}, which PyTorch networks do not: "
             "load into buffer=0."
+        )
+    if module.denoise is not None:
+        raise InputError(
+            "`module` has denoising blocks, which PyTorch networks do not: load into "
+            "the network without them."
         )
     entries = _entries(state_dict)
     _check_normalisation(entries, module)

@@ -5,7 +5,7 @@ same logits ("SAME" pads stride-2 convolutions on one side only).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
@@ -140,6 +140,20 @@ class PreActBlock(nn.Module):
         return x + conv("conv2", self.width, 3, padding=1, dtype=self.dtype)(out)
 
 
+class Placement(NamedTuple):
+    """Where a network has blocks that smooth its maps: see `models.denoised`.
+
+    Attributes:
+      block: `(*, train, dtype, name) -> module`.
+      stages: After which stages.
+      every: Whether after each of their residual blocks.
+    """
+
+    block: ModuleFactory
+    stages: tuple[str, ...]
+    every: bool
+
+
 class Stage(nn.Module):
     """Blocks "block1", "block2", ... of one width; the first strides.
 
@@ -150,6 +164,7 @@ class Stage(nn.Module):
       stride: Of the first block; the others have 1.
       train: Handed on.
       dtype: Handed on.
+      denoise: What follows the last block, "denoise", or every one, "denoise1", ...
     """
 
     block: ModuleFactory
@@ -158,6 +173,7 @@ class Stage(nn.Module):
     stride: int
     train: bool
     dtype: Any
+    denoise: Placement | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -170,7 +186,14 @@ class Stage(nn.Module):
                 dtype=self.dtype,
                 name=f"block{index + 1}",
             )(x)
+            if self.denoise is not None and self.denoise.every:
+                x = self._denoised(self.denoise, f"denoise{index + 1}", x)
+        if self.denoise is not None and not self.denoise.every:
+            x = self._denoised(self.denoise, "denoise", x)
         return x
+
+    def _denoised(self, denoise: Placement, name: str, x: Array) -> Array:
+        return denoise.block(train=self.train, dtype=self.dtype, name=name)(x)
 
 
 def _shortcut(x: Array, width: int, stride: int, *, train: bool, dtype: Any) -> Array:

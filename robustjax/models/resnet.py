@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from robustjax import _checks
+from robustjax._checks import InputError
 from robustjax.models import layers
 from robustjax.models.residual import (
     BasicBlock,
@@ -119,6 +120,54 @@ def resnet110(
       (18, 18, 18)
     """
     return _narrow(18, num_classes, buffer, normalise, dtype)
+
+
+def small_resnet(
+    *,
+    depths: Sequence[int] = (1, 1, 1),
+    widths: Sequence[int] = (16, 32, 64),
+    stem_stride: int = 1,
+    num_classes: int = 10,
+    buffer: int = 0,
+    normalise: Statistics = None,
+    dtype: Any = "float32",
+) -> ResNet:
+    """Basic blocks behind a 3x3 stem, of any depths and widths, for small machines.
+
+    Args:
+      depths: Blocks of each stage.
+      widths: Of each stage.
+      stem_stride: 2 halves the maps of all stages.
+      num_classes: K.
+      buffer: See the module's docstring.
+      normalise: See the module's docstring.
+      dtype: See the module's docstring.
+
+    Example:
+      >>> small_resnet(depths=(1, 2), widths=(8, 16), num_classes=17).depths
+      (1, 2)
+    """
+    _checks.positive_int(num_classes=num_classes, stem_stride=stem_stride)
+    for sizes in (dict(depths=depths), dict(widths=widths)):
+        for name, given in sizes.items():
+            for size in given:
+                _checks.positive_int(**{name: size})
+    if not depths or len(depths) != len(widths):
+        raise InputError(
+            f"`widths` must have one number per stage of `depths`, got {widths} and "
+            f"{depths}."
+        )
+    layers.checked_count(buffer=buffer)
+    return ResNet(
+        functools.partial(CifarStem, widths[0], 1, stride=stem_stride),
+        BasicBlock,
+        tuple(depths),
+        tuple(widths),
+        num_classes=num_classes,
+        buffer=buffer,
+        normalise=layers.checked_statistics(normalise),
+        dtype=layers.checked_dtype(dtype),
+    )
 
 
 def resnet18(

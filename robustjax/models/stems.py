@@ -38,17 +38,26 @@ class CifarStem(nn.Module):
       padding: Zeros on each side; 0 makes 30x30 maps of 32x32 images.
       train: Whether BatchNorm uses batch statistics.
       dtype: Of the computation.
+      stride: Of the convolution.
     """
 
     width: int
     padding: int
     train: bool
     dtype: Any
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Images [B, H, W, C] to maps [B, H, W, width]."""
-        x = conv("conv", self.width, 3, padding=self.padding, dtype=self.dtype)(x)
+        """Images [B, H, W, C] to maps [B, H / stride, W / stride, width]."""
+        x = conv(
+            "conv",
+            self.width,
+            3,
+            stride=self.stride,
+            padding=self.padding,
+            dtype=self.dtype,
+        )(x)
         norm = layers.batch_norm("norm", train=self.train, dtype=self.dtype)
         return nn.relu(norm(x))
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from robustjax.models import layers
-from robustjax.models.residual import ModuleFactory, Stage
+from robustjax.models.residual import ModuleFactory, Placement, Stage
 from robustjax.types import Array
 
 
@@ -31,6 +31,7 @@ class ResNet(nn.Module):
       normalise: `(mean, std)` per channel, or None.
       dtype: Of the computation, but for the head; parameters and BatchNorm statistics
         are float32.
+      denoise: Blocks that smooth maps, see `models.denoised`; inside their stages.
 
     Example:
       >>> from robustjax import models
@@ -47,6 +48,7 @@ class ResNet(nn.Module):
     buffer: int = 0
     normalise: layers.ChannelStatistics | None = None
     dtype: Any = jnp.float32
+    denoise: Placement | None = None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -56,6 +58,8 @@ class ResNet(nn.Module):
         for index, (depth, width) in enumerate(
             zip(self.depths, self.widths, strict=True)
         ):
+            name = f"stage{index + 1}"
+            has_denoising = self.denoise is not None and name in self.denoise.stages
             x = Stage(
                 self.block,
                 depth,
@@ -63,7 +67,8 @@ class ResNet(nn.Module):
                 stride=1 if index == 0 else 2,
                 train=train,
                 dtype=self.dtype,
-                name=f"stage{index + 1}",
+                denoise=self.denoise if has_denoising else None,
+                name=name,
             )(x)
         if self.final_norm:
             x = nn.relu(layers.batch_norm("norm", train=train, dtype=self.dtype)(x))

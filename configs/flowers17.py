@@ -1,0 +1,47 @@
+"""What the configs on 17 Flowers share.
+
+The data: `rj.data` reads the TFDS builder `oxford_flowers17`, whose configs are the
+three official partitions; report the mean over them. The default here is whatever
+split stands in `data_dir`. BMW-10 and other sets of one directory per class come
+through `config.data.name = "image_folder"`.
+"""
+
+import ml_collections
+
+from configs import at_alp, common
+from robustjax import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RADII = ("0.25", "0.5")
+
+
+def resnet50(variant: str, eps: str) -> ml_collections.ConfigDict:
+    """ResNet-50 at 224 x 224, all sizes as in the spec of configs/at_alp.py.
+
+    Args:
+      variant: One of `at_alp.VARIANTS`.
+      eps: "0.25" or "0.5", of training and of the evaluation.
+    """
+    if eps not in RADII:
+        raise InputError(f"`config` ends in :0.25 or :0.5, got :{eps}.")
+    radius = float(eps)
+    config = common.base(radius)
+    config.data.name = "oxford_flowers17"
+    config.data.image_size = 224
+    config.data.batch_size = 32
+    config.data.augment = dict(random_resized_crop=dict(size=224), flip=dict())
+    config.model = dict(
+        name="resnet50",
+        normalise=(IMAGENET_MEAN, IMAGENET_STD),
+        dtype="float32",
+    )
+    stages = ("stage1", "stage2", "stage3", "stage4")
+    config.train = common.train_stage(
+        loss=at_alp.loss(variant, at_alp.attack(radius), stages),
+        optimizer=at_alp.fine_tuning(),
+        num_epochs=60,
+    )
+    config.evaluation.batch_size = 64
+    config.evaluation.layer = "stage4"
+    return config.lock()

@@ -1,0 +1,55 @@
+"""AT+ALP of a small ResNet on 17 Flowers at 64 x 64, for two CPU cores.
+
+    python train.py --config=configs/flowers17_at_alp_small.py --workdir=runs/flowers
+    python train.py --config=configs/flowers17_at_alp_small.py:mpgd --workdir=runs/mpgd
+    python train.py --config=configs/flowers17_at_alp_small.py:mpgd,0.25 --workdir=DIR
+
+Method and variants: configs/at_alp.py; network, schedule and the radius of 8/255 are
+ours. After a comma another radius of training and evaluation.
+"""
+
+import ml_collections
+
+from configs import at_alp, common, flowers17
+from robustjax import InputError
+
+
+def get_config(variant: str = "at_alp") -> ml_collections.ConfigDict:
+    """The config; `variant` is one of `at_alp.VARIANTS`, or that, a comma, a radius."""
+    chosen, _, radius = variant.partition(",")
+    try:
+        eps = float(radius) if radius else common.EPS_255
+    except ValueError as error:
+        raise InputError(
+            f"`config` ends in :{chosen},RADIUS such as 0.25, got {radius!r}."
+        ) from error
+    config = common.base(eps)
+    config.data.name = "oxford_flowers17"
+    config.data.image_size = 64
+    config.data.batch_size = 34
+    config.data.augment = dict(
+        random_resized_crop=dict(size=64, scale=(0.35, 1.0)), flip=dict()
+    )
+    config.model = dict(
+        name="small_resnet",
+        depths=(1, 1, 1, 1),
+        widths=(16, 32, 64, 128),
+        stem_stride=2,
+        normalise=(flowers17.IMAGENET_MEAN, flowers17.IMAGENET_STD),
+        dtype="float32",
+    )
+    attack = common.pgd(eps, step_size=eps / 4, num_steps=10)
+    stages = ("stage1", "stage2", "stage3", "stage4")
+    config.train = common.train_stage(
+        loss=at_alp.loss(chosen, attack, stages),
+        optimizer=dict(
+            name="sgd",
+            momentum=0.9,
+            weight_decay=5e-4,
+            schedule=dict(name="one_cycle", value=0.1),
+        ),
+        num_epochs=90,
+    )
+    config.loop.validate_every = 15
+    config.evaluation.layer = "stage4"
+    return config.lock()

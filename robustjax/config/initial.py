@@ -1,0 +1,147 @@
+"""Where a run's weights come from, if not from their initialisers."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from robustjax import models, training
+from robustjax._checks import InputError, one_of
+from robustjax.config import names
+from robustjax.config.blocks import make
+from robustjax.config.networks import MODEL, Networks
+from robustjax.config.runs import Config, load_checkpoint, read_config
+from robustjax.types import PyTree
+
+_FRESH = ("head", "buffer", "denoise")  # what fine-tuning may start anew
+_FILES = (".pth", ".pt", ".npz")
+
+
+def initial_weights(
+    config: Config, networks: Networks, mesh: Mesh
+) -> training.Adopt | None:
+    """What replaces a run's first weights: `config.adopt` and `config.init_from`.
+
+    `init_from` is the working directory of another run, or a file with a PyTorch state
+    dict (.pth and .pt need torch; .npz has one array per entry). The model takes over
+    everything; a head for other classes, a buffer and denoising blocks that the source
+    has not start anew.
+
+    Raises:
+      InputError: there is no such run or file, or its network is another.
+    """
+    adopt, source = _adopting(config, networks, mesh), config.get("init_from")
+    if not source:
+        return adopt
+    given, path = str(source), Path(source)
+    is_file = given.endswith(_FILES)
+    if is_file and not path.is_file():
+        raise InputError(f"`init_from` {path} does not exist.")
+    theirs: Any = None if is_file else read_config(path)
+
+    def start(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
+        if is_file:
+            found = _from_file(path, config)
+        else:
+            found = load_checkpoint(theirs, path, "best", mesh).weights(MODEL)
+        if adopt is not None:
+            params, model_state = adopt(params, model_state)
+        own = networks.weights(params, model_state, MODEL)
+        new = tuple(
+            _merged(mine, theirs, given)
+            for mine, theirs in zip(own, found, strict=True)
+        )
+        if not networks.others:
+            return new[0], new[1]
+        return {**params, MODEL: new[0]}, {**model_state, MODEL: new[1]}
+
+    return start
+
+
+def _from_file(path: Path, config: Config) -> tuple[PyTree, PyTree]:
+    if path.suffix == ".npz":
+        with np.load(path) as archive:
+            state_dict: Any = {name: archive[name] for name in archive.files}
+    else:
+        try:
+            import torch  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise InputError(
+                f"`init_from` {path} needs torch to be read: pip install torch, or save "
+                "the state dict's arrays by numpy.savez and give that file."
+            ) from error
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+        state_dict = state_dict.get("state_dict", state_dict)
+    heads = [
+        v for k, v in state_dict.items() if k.endswith(("fc.weight", "linear.weight"))
+    ]
+    block = {k: v for k, v in config.model.items() if k not in ("denoise", "buffer")}
+    num_classes = int(heads[0].shape[0]) if heads else 10
+    module: Any = make("model", names.MODELS, block, num_classes=num_classes)
+    return models.from_pytorch(state_dict, module)
+
+
+def _merged(mine: PyTree, theirs: PyTree, source: str) -> PyTree:
+    """Their weights in my tree; what may start anew stays where it does not fit."""
+    known = dict(jax.tree_util.tree_leaves_with_path(theirs))
+
+    def pick(path: Any, leaf: Any) -> Any:
+        other = known.pop(path, None)
+        if other is not None and other.shape == leaf.shape:
+            return other
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if any(part.startswith(_FRESH) for part in name.split("/")):
+            return leaf
+        what = "none" if other is None else f"one of shape {other.shape}"
+        raise InputError(
+            f"`init_from` {source} is another network: {name!r} of shape {leaf.shape} "
+            f"has {what} there. Take the same config.model."
+        )
+
+    merged = jax.tree_util.tree_map_with_path(pick, mine)
+    if known:
+        name = jax.tree_util.keystr(next(iter(known)), simple=True, separator="/")
+        raise InputError(
+            f"`init_from` {source} is another network: {name!r} has no place here. Take "
+            "the same config.model."
+        )
+    return merged
+
+
+def _adopting(config: Config, networks: Networks, mesh: Mesh) -> training.Adopt | None:
+    """Takes over the networks of other runs that `config.adopt` names by directory.
+
+    Raises:
+      InputError: there is no such run, or its network is another.
+    """
+    given = {k: v for k, v in (config.get("adopt") or {}).items() if v is not None}
+    sources: dict[str, Any] = {v: read_config(Path(v)) for v in given.values()}
+    for name in given:
+        one_of(networks.others, adopt=name)
+    if not given:
+        return None
+
+    def adopt(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
+        params, model_state = dict(params), dict(model_state)
+        runs = {v: load_checkpoint(sources[v], Path(v), "best", mesh) for v in sources}
+        for name, workdir in given.items():
+            one_of(runs[workdir].run.networks.others, **{f"adopt.{name}": name})
+            runs[workdir].check_trained(name)
+            state = runs[workdir].state
+            found = state.evaluated_params[name], state.model_state[name]
+            if _shapes(found) != _shapes((params[name], model_state[name])):
+                block = sources[workdir].networks[name].to_dict()
+                raise InputError(
+                    f"`adopt.{name}` is another network in {workdir}: its block "
+                    f"networks.{name} is {block}."
+                )
+            params[name], model_state[name] = found
+        return params, model_state
+
+    return adopt
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
