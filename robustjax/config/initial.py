@@ -50,8 +50,7 @@ def initial_weights(
             params, model_state = adopt(params, model_state)
         own = networks.weights(params, model_state, MODEL)
         new = tuple(
-            _merged(mine, theirs, given)
-            for mine, theirs in zip(own, found, strict=True)
+            _merged(mine, other, given) for mine, other in zip(own, found, strict=True)
         )
         if not networks.others:
             return new[0], new[1]
@@ -69,8 +68,8 @@ def _from_file(path: Path, config: Config) -> tuple[PyTree, PyTree]:
             import torch  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise InputError(
-                f"`init_from` {path} needs torch to be read: pip install torch, or save "
-                "the state dict's arrays by numpy.savez and give that file."
+                f"`init_from` {path} needs torch to be read: install torch, or save the "
+                "state dict's arrays by numpy.savez and give that file."
             ) from error
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
         state_dict = state_dict.get("state_dict", state_dict)
@@ -104,8 +103,8 @@ def _merged(mine: PyTree, theirs: PyTree, source: str) -> PyTree:
     if known:
         name = jax.tree_util.keystr(next(iter(known)), simple=True, separator="/")
         raise InputError(
-            f"`init_from` {source} is another network: {name!r} has no place here. Take "
-            "the same config.model."
+            f"`init_from` {source} is another network: {name!r} has no place here. "
+            "Take the same config.model."
         )
     return merged
 

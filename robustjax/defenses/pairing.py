@@ -253,10 +253,12 @@ def teacher_attention(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
     ) -> tuple[Array, LossAux]:
         count, rows = len(batch.x), jnp.concatenate([batch.x, x_adv])
-        given = dict(capture=attention.layers)
-        out = model.apply(params, model_state, rows, mode="train", key=key, **given)
+        layers = attention.layers
+        out = model.apply(
+            params, model_state, rows, mode="train", capture=layers, key=key
+        )
         fixed = jax.lax.stop_gradient(params)
-        taught = reference.apply(fixed, model_state, batch.x, **given).features
+        taught = reference.apply(fixed, model_state, batch.x, capture=layers).features
         features = {name: a[count:] for name, a in out.features.items()}
         clean, adv = out.logits[:count], out.logits[count:]
         loss, metrics = _cross_entropy(
