@@ -68,7 +68,7 @@ def _from_file(path: Path, config: Config) -> tuple[PyTree, PyTree]:
             import torch  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise InputError(
-                f"`init_from` {path} needs torch to be read: install torch, or save the "
+                f"`init_from` {path} needs torch to be read: install it, or save the "
                 "state dict's arrays by numpy.savez and give that file."
             ) from error
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
