@@ -24,6 +24,8 @@ _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "The first so many; o
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images at a time.")
 _SAVE = flags.DEFINE_bool("save_adversarial", False, "Keep each attack's x_adv.")
 _CURVE = flags.DEFINE_list("curve", None, "Radii of a robustness curve, ascending.")
+_STEPS = flags.DEFINE_list("steps", None, "Of a curve over steps, as 10,20,50,100.")
+_SURFACES = flags.DEFINE_integer("surfaces", 0, "Loss around the first so many images.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data are, if they moved.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the attacks.")
 _HEAD = flags.DEFINE_string("head", None, "Another head: linear, wnll, ...")
@@ -48,6 +50,7 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
     given: dict[str, Any] = {name: flag.value for name, flag in _ATTACK.items()}
     block = build.evaluation_with(config.evaluation, **given)
     radii = None if _CURVE.value is None else _radii(_CURVE.value)
+    steps = None if _STEPS.value is None else _steps(_STEPS.value)
     attack_at = None if radii is None else build.curve_attack(block)
     mesh = training.data_mesh()
     build.check_suite(_SUITE.value)
@@ -68,16 +71,30 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         mesh=mesh,
     )
     test, predict = run.splits.test, classifier.logits_fn
-    kept = dict(keep_adversarial=_SAVE.value or build.looks_at_images(classifier))
+    looked_at = bool(block.get("masks") or block.get("reference"))
+    kept = dict(keep_adversarial=_SAVE.value or looked_at)
+    kept["keep_adversarial"] |= build.looks_at_images(classifier)
     kept |= dict(state_dir=report, log=print)
     result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
     sizes = dict(batch_size=block["batch_size"], mesh=mesh)
     more = build.diagnostics(classifier, result, test, **sizes)
+    if looked_at:
+        source, found = block.get("reference"), None
+        if source:
+            found = build.restore(Path(source), mesh).classifier.model_fn
+        more["attention"] = build.attention(classifier, result, test, block, found)
+    if _SURFACES.value:
+        more["surfaces"] = build.surfaces(classifier, test, block, _SURFACES.value)
+    if steps is not None:
+        more["steps"] = build.step_curves(classifier, test, block, steps, **chosen)
     curve = None
     if radii is not None and attack_at is not None:
         chosen |= dict(source=classifier.source)
         correct = evaluation.robustness_curve(predict, test, attack_at, radii, **chosen)
         curve = {"eps": radii, "accuracy": correct.mean(axis=1).tolist()}
+        limits = build.limits(block, radii, result.labels)
+        if any(limit is not None for limit in limits):
+            curve["limit"] = limits
     summary = evaluation.summarise(result)
     if jax.process_index() == 0:
         context = dict(
@@ -100,6 +117,9 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         for line in summary["warnings"]:
             print(f"Warning: {line}")
         print(f"Report: {report / 'report.md'}")
+    failed = evaluation.inconsistencies(summary["access"])
+    if failed:
+        raise evaluation.InconsistentError(" ".join(failed))
     return {row["name"]: row["accuracy"] for row in summary["rows"]}
 
 
@@ -130,6 +150,20 @@ def _radii(given: list[str]) -> list[float]:
             f"`--curve` must be ascending radii as in 0,0.05, got {given}."
         )
     return radii
+
+
+def _steps(given: list[str]) -> list[int]:
+    steps = [int(text) for text in given if text.isdigit()]
+    if (
+        len(steps) != len(given)
+        or not steps
+        or sorted(set(steps)) != steps
+        or not steps[0]
+    ):
+        raise InputError(
+            f"`--steps` must be ascending numbers as in 10,20,50,100, got {given}."
+        )
+    return steps
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ A block `dict(name="pgd", step_size=0.01, ...)` is looked up by its name in a li
 table and called with the rest, so a factory's keywords *are* the schema of its block.
 """
 
+from robustjax.config.attack_blocks import build_threat as build_threat
 from robustjax.config.attacks import build_attack as build_attack
 from robustjax.config.attacks import build_suite as build_suite
-from robustjax.config.attacks import build_threat as build_threat
 from robustjax.config.attacks import check_suite as check_suite
 from robustjax.config.attacks import curve_attack as curve_attack
 from robustjax.config.classifiers import Classifier as Classifier
@@ -27,6 +27,10 @@ from robustjax.config.runs import read_config as read_config
 from robustjax.config.runs import resolved as resolved
 from robustjax.config.runs import restore as restore
 from robustjax.config.runs import run as run
+from robustjax.config.scrutiny import attention as attention
+from robustjax.config.scrutiny import limits as limits
+from robustjax.config.scrutiny import step_curves as step_curves
+from robustjax.config.scrutiny import surfaces as surfaces
 from robustjax.config.stages import build_loss as build_loss
 from robustjax.config.stages import build_optimizer as build_optimizer
 from robustjax.config.stages import build_stages as build_stages

@@ -21,6 +21,7 @@ from absl import app, flags
 
 from robustjax._checks import InputError
 from robustjax.build import read_config
+from robustjax.evaluation import InconsistentError
 from robustjax.training import Diverged, StoppedBySignal, write_json
 
 BAD_INPUT, STOPPED = 2, 75
@@ -53,7 +54,7 @@ def run(main: Callable[[], None]) -> None:
         _exit(stopped, STOPPED)
     except KeyboardInterrupt:
         _exit("Stopped; what had been saved is kept. Run again to go on.", STOPPED)
-    except Diverged as error:
+    except (Diverged, InconsistentError) as error:
         _exit(error, 1)
 
 

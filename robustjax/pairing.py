@@ -73,11 +73,13 @@ def unit_map(
     # q does not depend on the scale of A, so a constant one keeps powers and their
     # squares in range: float32 loses (1e-6)^8 and (1e5)^8.
     top = jax.lax.stop_gradient(jnp.abs(a).max(axis=(1, 2, 3), keepdims=True))
-    scale = jnp.where(top > 0, top, 1.0)
+    scale = jnp.where(top == 0, 1.0, top)
     flat = _reduced(_powers(a / scale, power), kind).reshape(a.shape[0], -1)
-    least = floor / jnp.power(scale.reshape(-1, 1), power)
+    # scale^p may have left the range: 0 / 0 where there is no floor.
+    least = jnp.where(floor == 0, 0.0, floor / scale.reshape(-1, 1) ** power)
     size = _norm(flat)[:, None]
-    return jnp.where(size > 0, flat / jnp.maximum(size, least), 0.0)
+    zero = size == 0
+    return jnp.where(zero, 0.0, flat / jnp.where(zero, 1.0, jnp.maximum(size, least)))
 
 
 def map_distance(one: Array, other: Array, *, kind: Distance = "l2") -> Array:
@@ -106,7 +108,7 @@ def map_distance(one: Array, other: Array, *, kind: Distance = "l2") -> Array:
     if kind == "l2":
         return _norm(off)
     if kind == "l1":
-        return jnp.abs(off).sum(axis=1)
+        return _magnitude(off).sum(axis=1)
     square = jnp.square(off)
     return square.sum(axis=1) if kind == "sq" else square.mean(axis=1)
 
@@ -203,10 +205,15 @@ def _powers(a: Array, power: float) -> Array:
     if power == 2:
         return jnp.square(a)
     if power == 1:
-        return jnp.abs(a)
+        return _magnitude(a)
     # The derivative of |a|^p at 0 is not finite below p = 1.
     positive = a != 0
     return jnp.where(positive, jnp.abs(jnp.where(positive, a, 1.0)) ** power, 0.0)
+
+
+def _magnitude(a: Array) -> Array:
+    """|a|; the derivative at 0 is 0, where that of `jnp.abs` is 1."""
+    return a * jnp.sign(a)
 
 
 def _reduced(powers: Array, kind: str) -> Array:
@@ -218,8 +225,8 @@ def _reduced(powers: Array, kind: str) -> Array:
 def _norm(rows: Array) -> Array:
     """||v||_2 of every row, [B]; at v = 0 both value and gradient are 0."""
     square = jnp.square(rows).sum(axis=1)
-    positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+    zero = square == 0  # not NaN, which must not pass for 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, square)))
 
 
 def _wide(a: Array) -> Array:

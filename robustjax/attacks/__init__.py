@@ -3,6 +3,7 @@
 from robustjax.attacks._outcome import broken as broken
 from robustjax.attacks.adam_pgd import adam_pgd as adam_pgd
 from robustjax.attacks.adaptive import against as against
+from robustjax.attacks.adaptive import ensemble as ensemble
 from robustjax.attacks.adaptive import expectation as expectation
 from robustjax.attacks.adaptive import oblivious as oblivious
 from robustjax.attacks.adaptive import transfer as transfer
@@ -64,6 +65,7 @@ from robustjax.attacks.noise import gaussian_noise as gaussian_noise
 from robustjax.attacks.noise import grey as grey
 from robustjax.attacks.noise import sign_noise as sign_noise
 from robustjax.attacks.noise import uniform_noise as uniform_noise
+from robustjax.attacks.penalty import PairingPenalty as PairingPenalty
 from robustjax.attacks.penalty import WithPenalty as WithPenalty
 from robustjax.attacks.penalty import penalised as penalised
 from robustjax.attacks.pgd_minimal import pgd_minimal as pgd_minimal
@@ -91,5 +93,7 @@ from robustjax.attacks.transferable import transferable as transferable
 from robustjax.attacks.universal import apply_perturbation as apply_perturbation
 from robustjax.attacks.universal import universal as universal
 from robustjax.attacks.universal import universal_perturbation as universal_perturbation
+from robustjax.attacks.warm_start import drift as drift
+from robustjax.attacks.warm_start import warm_start as warm_start
 from robustjax.attacks.wasserstein import mass_above_one as mass_above_one
 from robustjax.attacks.wasserstein import wasserstein_pgd as wasserstein_pgd

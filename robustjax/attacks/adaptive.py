@@ -248,6 +248,32 @@ def _transferred(attack, objective, sources, key, logits_fn, x, y) -> Array:
     return jax.lax.stop_gradient(worst.x_adv)
 
 
+def ensemble(sources: Sequence[LogitsFn]) -> LogitsFn:
+    """The mean of several models' logits, to attack them jointly.
+
+    See "Boosting Adversarial Attacks with Momentum" (Dong et al., 2018), section 3.3.
+
+    Args:
+      sources: At least one, of the same classes.
+
+    Raises:
+      InputError: `sources` is empty.
+
+    Example:
+      >>> ensemble([lambda z: z, lambda z: 3 * z])(jnp.ones((1, 2))).tolist()
+      [[2.0, 2.0]]
+    """
+    if not sources:
+        raise _checks.InputError("`sources` must hold at least one model, got none.")
+    return Partial(Static(_mean_logits, ()), tuple(map(as_pytree, sources)))
+
+
+def _mean_logits(sources, x: Array) -> Array:
+    for source in sources[1:]:
+        _outcome.check_same_classes(source, sources[0], x)
+    return jnp.stack([source(x) for source in sources]).mean(axis=0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Static:
     """A function with its first arguments, by whose values `jit` knows it again.

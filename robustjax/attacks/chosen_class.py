@@ -9,8 +9,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from robustjax import _checks, _random
+from robustjax._checks import InputError
 from robustjax.attacks import _outcome
 from robustjax.attacks._targets import ranked_class
 from robustjax.attacks.combine import each_target
@@ -38,6 +40,9 @@ def unlabelled(attack: Attack) -> Attack:
     Args:
       attack: Any attack that takes labels.
 
+    Raises:
+      InputError: at the call, if an argument does not fit.
+
     Example:
       >>> from robustjax import attacks, threats
       >>> attack = unlabelled(attacks.fgsm(threats.linf(0.25)))
@@ -47,9 +52,10 @@ def unlabelled(attack: Attack) -> Attack:
     """
 
     def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
+        _outcome.check_call(logits_fn, x, y)
         logits = logits_fn(x)
-        if logits.ndim == 3:  # draws of a random classifier
-            logits = jax.nn.softmax(logits).mean(axis=0)
+        if logits.ndim == 3:  # draws of a random classifier, as `broken` judges them
+            logits = jax.nn.softmax(logits.astype(jnp.float32)).mean(axis=0)
         own = logits.argmax(axis=1).astype(y.dtype if y.ndim == 1 else jnp.int32)
         return attack(key, logits_fn, x, own)
 
@@ -58,6 +64,13 @@ def unlabelled(attack: Attack) -> Attack:
 
 def sign_start(threat: Threat, size: float | Array) -> Start:
     """A start `size` away along steepest(N(0, I)): under L-inf random signs.
+
+    Args:
+      threat: Ball and box, neither of which is left.
+      size: Length in the threat's norm, scalar or one per image [B].
+
+    Raises:
+      InputError: `size` is negative.
 
     Example:
       >>> from robustjax import threats
@@ -69,7 +82,9 @@ def sign_start(threat: Threat, size: float | Array) -> Start:
 
     def start(key: Key, x: Array) -> Array:
         drawn = _random.draw(key, x, jax.random.normal)
-        return threat.project(x + size * threat.steepest(drawn), x)
+        length = jnp.asarray(size, x.dtype)
+        length = length.reshape(length.shape + (1,) * (x.ndim - length.ndim))
+        return threat.project(x + length * threat.steepest(drawn), x)
 
     return start
 
@@ -102,7 +117,7 @@ def r_fgsm(
     random_step = threat.eps / 2 if random_step is None else random_step
     return fgsm(
         threat,
-        step_size=threat.eps - random_step,
+        step_size=_rest(threat, random_step),
         objective=objective,
         random_start=sign_start(threat, random_step),
     )
@@ -127,16 +142,30 @@ def step_ll(threat: Threat, *, random_step: float | Array | None = None) -> Atta
       >>> step_ll(threats.linf(0.125))(jax.random.key(0), lambda z: z, x, y).tolist()
       [[0.375, 0.375, 0.375]]
     """
-    start = None if random_step is None else sign_start(threat, random_step)
+    start, step_size = None, threat.eps
+    if random_step is not None:
+        step_size = _rest(threat, random_step)
+        start = sign_start(threat, random_step)
     return towards(
         lambda target: fgsm(
             threat,
-            step_size=threat.eps - (0.0 if random_step is None else random_step),
+            step_size=step_size,
             objective=targeted(cross_entropy, target),
             random_start=start,
         ),
         "least_likely",
     )
+
+
+def _rest(threat: Threat, random_step: float | Array) -> float | Array:
+    """What a random step leaves of the radius."""
+    _checks.non_negative(random_step=random_step)
+    left = threat.eps - random_step
+    if _checks.is_concrete(left) and np.any(np.asarray(left) < 0):
+        raise InputError(
+            f"`random_step` must be at most `eps` {threat.eps}, got {random_step!r}."
+        )
+    return left
 
 
 def pgd_targeted(

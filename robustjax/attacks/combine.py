@@ -153,31 +153,33 @@ def each_target(
         _outcome.check_call(logits_fn, x, y)
         keys = _random.per_image_keys(key, x.shape[0])
         clean = logits_fn(x)
+        count = min(num_targets, clean.shape[-1] - 1)
+        width = max(1, min(at_once, count))
 
-        last = 1 + min(num_targets, clean.shape[1] - 1)
-
-        def towards(keys: Key, rank: Array) -> tuple[Array, Array]:
+        def towards(rank: Array, keys: Key) -> Array:
             attack = attack_towards(ranked_class(clean, y, rank))
-            x_adv = attack(_random.fold_in(keys, rank), logits_fn, x, y)
+            return attack(_random.fold_in(keys, rank), logits_fn, x, y)
+
+        def judged(rank: Array, keys: Key) -> tuple[Array, Array]:
+            x_adv = towards(rank, keys)
             return x_adv, _outcome.broken(logits_fn(x_adv), y)
 
         def several(ranks: Array, keys: Key) -> Array:
-            found, is_broken = jax.vmap(towards, (None, 0))(keys, ranks)
+            found, is_broken = jax.vmap(judged, (0, None))(ranks, keys)
             first = jnp.where(is_broken.any(axis=0), is_broken.argmax(axis=0), -1)
             return jax.vmap(lambda points, i: points[i], (1, 0))(found, first)
 
         def chunk(carry, ranks):
             x_adv, is_broken = carry
-            attacked = functools.partial(several, ranks)
-            if at_once == 1:
-                attacked = lambda keys: towards(keys, ranks[0])[0]
+            one = functools.partial(towards, ranks[0])
+            attacked = one if width == 1 else functools.partial(several, ranks)
             found = unless_all(is_broken, attacked, keys, otherwise=x_adv)
             x_adv = _outcome.where(is_broken, x_adv, found)
             return (x_adv, is_broken | _outcome.broken(logits_fn(x_adv), y)), None
 
-        # The last rank again, with its own draws, fills up the last chunk.
-        ranks = jnp.arange(2, 2 + -(-(last - 1) // at_once) * at_once)
-        ranks = jnp.minimum(ranks, last).reshape(-1, at_once)
+        # The last rank again, with the same draws, fills up the last chunk.
+        ranks = jnp.arange(2, 2 + -(-count // width) * width)
+        ranks = jnp.minimum(ranks, count + 1).reshape(-1, width)
         (x_adv, _), _ = jax.lax.scan(chunk, (x, _outcome.broken(clean, y)), ranks)
         return jax.lax.stop_gradient(x_adv)
 

@@ -51,13 +51,14 @@ def drawn_source(
 
 def _drawn(attack, own, sources, key: Key, logits_fn, x: Array, y: Array) -> Array:
     _outcome.check_call(logits_fn, x, y)
+    _checks.keys(key)
+    key = key if key.ndim == 0 else _random.per_image_keys(key, x.shape[0])
     for source in sources:
         _outcome.check_same_classes(source, logits_fn, x)
     branches = [
         lambda data, run=run, model=model: run(wrap(data), model, x, y).astype(x.dtype)
         for run, model in (*((attack, source) for source in sources), (own, logits_fn))
     ]
-    _checks.keys(key)
     wrap = lambda data: jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
     # Raw keys, since a branch that is not taken would count as a second use.
     data = jax.random.key_data(_random.fold_in(key, 0))

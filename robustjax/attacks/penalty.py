@@ -15,7 +15,17 @@ from collections.abc import Callable
 import jax
 from jax.tree_util import Partial
 
-from robustjax.types import Array, Attack, Key, LogitsFn, Objective, as_pytree
+from robustjax import pairing
+from robustjax._checks import InputError
+from robustjax.types import (
+    Array,
+    Attack,
+    Key,
+    LogitsFn,
+    ModelFn,
+    Objective,
+    as_pytree,
+)
 
 Penalty = Callable[[Array, Array, Array, Array], Array]
 """`(x, x', logits of x, logits of x') -> [B]`."""
@@ -84,3 +94,40 @@ class _Penalised:
             return logits - logits.mean(axis=1, keepdims=True) + amount[:, None]
 
         return self.attack(key, shifted, x, y)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairingPenalty:
+    """What AT+ALP trains to be small, for attacks: raised, or lowered past it.
+
+        attention * sum_j ||q_j(x') - q_j(x)||_2 + logits * ||z(x') - z(x)||_2^2
+
+    A penalty is `Partial(PairingPenalty(...), model_fn)`, see `pairing` for q.
+
+    Attributes:
+      attention: Weight of the maps; negative leaves them where they are.
+      logits: Weight of the logits.
+      layers: Whose maps.
+    """
+
+    attention: float = 0.0
+    logits: float = 0.0
+    layers: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if self.attention and not self.layers:
+            raise InputError(
+                "`layers` must name those whose attention maps a penalty compares: the "
+                "run was trained with none, set evaluation.layer."
+            )
+
+    def __call__(
+        self, model_fn: ModelFn, x: Array, x_adv: Array, logits: Array, moved: Array
+    ) -> Array:
+        """[B]."""
+        total = self.logits * pairing.logit_distance(logits, moved, kind="sq")
+        if self.attention:
+            one, other = (model_fn(z, capture=self.layers).features for z in (x, x_adv))
+            total += self.attention * pairing.attention_distance(one, other)
+        return total

@@ -4,69 +4,21 @@ import inspect
 import runpy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from robustjax import attacks, objectives, threats
+from robustjax import attacks
 from robustjax._checks import InputError, one_of, positive_int
 from robustjax.config import names
-from robustjax.config.blocks import Block, call, lookup, make, rest
-from robustjax.config.critics import Critics
+from robustjax.config.attack_blocks import (
+    Another,
+    Builder,
+    Views,
+    build_threat,
+    plain,
+)
+from robustjax.config.blocks import Block
 from robustjax.evaluation import NamedAttack
-from robustjax.types import Array, Attack, LogitsFn, Objective, Threat
-
-_LOOKS_INSIDE = ("feature_collision", "towards_other")
-_ARRAYS = ("features_fn", "images", "labels")  # which no report shows
-
-Another = Callable[[str], LogitsFn]
-"""Working directory of a run to the classifier that it left."""
-
-
-class Views(Protocol):
-    """What may be asked of the classifier under attack: `classifiers.Classifier`."""
-
-    has_head: bool
-    has_transform: bool
-    random_view: Mapping[str, Any] | None
-
-    @property
-    def critics(self) -> Critics | None:
-        """The run's critics, if it has any."""
-        ...
-
-    @property
-    def defense(self) -> str | None:
-        """The test-time defense's name, if there is one."""
-        ...
-
-    @property
-    def chooses(self) -> str | None:
-        """The policy by which it chooses among candidates of classes, if it does."""
-        ...
-
-    def view(self, changes: Block, /) -> LogitsFn:
-        """The classifier with these changes."""
-        ...
-
-    def judge(self, changes: Block, /) -> LogitsFn:
-        """The same as a judge."""
-        ...
-
-    def guides(self) -> dict[str, Any]:
-        """What a feature collision needs."""
-        ...
-
-    def perturbing(self, attack: Attack, changes: Block, /) -> Attack:
-        """The attack on templates and queries together."""
-        ...
-
-    def penalised(self, attack: Attack, changes: Block, /) -> Attack:
-        """The attack with what critics say beside its objective."""
-        ...
-
-
-def build_threat(block: Block) -> Threat:
-    """The threat of a block such as `dict(name="linf", eps=8 / 255)`."""
-    return make("threat", names.THREATS, block)
+from robustjax.types import Array, Attack
 
 
 def build_attack(
@@ -80,8 +32,10 @@ def build_attack(
     of the threat model; `view`, what changes in the classifier that it climbs;
     `perturb_templates=True`, which moves the templates of that view too; `judges`,
     views that must be right beside the classifier, e.g. of other templates;
-    `information`, the weights of what critics say, see `Critics.penalised`; and
-    `source`, another run that the attack climbs, a black-box attack on this one.
+    `information`, the weights of what critics say, see `Critics.penalised`; `pairing`,
+    those of `attacks.PairingPenalty`; `layer` and `maps` of a feature collision;
+    `source`, another run that the attack climbs (or several, jointly), an attack that
+    does not see this one; and `access`, "gray" or "black", for what the attacker knows.
 
     Args:
       block: The name and keywords; blocks inside blocks for `attack` and `attacks`.
@@ -92,58 +46,53 @@ def build_attack(
       InputError: a name, a keyword or a value is wrong.
     """
     given = dict(block)
-    label = given.pop("label", None)
+    label, access = given.pop("label", None), given.pop("access", None)
     view, joint = given.pop("view", None), given.pop("perturb_templates", False)
-    judges, critics = given.pop("judges", ()), given.pop("information", None)
-    surrogate = given.pop("source", None)
+    judges, surrogate = given.pop("judges", ()), given.pop("source", None)
+    beside = {k: given.pop(k) for k in ("information", "pairing") if k in given}
+    if access is not None:
+        one_of(("white", "gray", "black"), access=access)
+    if len(beside) > 1:
+        raise InputError("An attack takes one of `information` and `pairing`.")
     if views is not None and view is None and not joint:
         view = views.random_view  # other random draws than those that judge
-    inside = view is not None or joint or judges or critics is not None
-    inside = inside or given.get("name") in _LOOKS_INSIDE
-    if views is None and inside:
+    if views is None and (view is not None or joint or judges or beside):
         raise InputError(
             f"The attack {label or given.get('name')!r} looks into the classifier: "
             "only eval.py runs it."
         )
     radii = _radii(given.pop("radii", ()))
     counts = given.pop("counts", not radii)
-    if given.get("name") in _LOOKS_INSIDE and views is not None:
-        accepted = inspect.signature(names.ATTACKS[given["name"]]).parameters
-        guides = views.guides()
-        given |= {name: guides[name] for name in guides if name in accepted}
     repeats = 1
     elsewhere = surrogate is not None or (view is not None and not joint)
     if elsewhere and given.get("name") == "restarts":
         # Each restart is judged: which of them is the worst, the source cannot tell.
         repeats, given = given.get("num_restarts", 0), dict(given["attack"])
         positive_int(num_restarts=repeats)
-    attack, parameters = _attack(given, another, penalised=critics is not None)
+    builder = Builder(another, views, penalised=bool(beside))
+    attack, parameters = builder.attack(given)
     norm = parameters["threat"]["name"] if radii and "threat" in parameters else None
     if radii and norm is None:
         raise InputError(
             "`radii` needs a `threat` in the same block, whose norm it is."
         )
     name = label or parameters["name"]
-    source = None
     if repeats > 1:
         parameters = {"name": "restarts", "num_restarts": repeats, "attack": parameters}
-    if views is not None and view is not None:
-        parameters["view"] = _plain(view)
-        if not joint:
+    marks = dict(view=view, source=surrogate, access=access, **beside)
+    marks |= dict(judges=judges or None, perturb_templates=joint or None)
+    parameters |= {k: plain(v) for k, v in marks.items() if v is not None}
+    source, others = None, ()
+    if views is not None:
+        if view is not None and not joint:
             source = views.view(view)
-    if views is not None and joint:
-        attack = views.perturbing(attack, view or {})
-        parameters["perturb_templates"] = True
-    if views is not None and critics is not None:
-        attack = views.penalised(attack, critics)
-        parameters["information"] = _plain(critics)
-    if surrogate is not None:
-        parameters["source"] = surrogate
-        source = _found("source", another)(surrogate)
-    others = ()
-    if views is not None and judges:
-        parameters["judges"] = _plain(judges)
+        if joint:
+            attack = views.perturbing(attack, view or {})
+        for kind, changes in beside.items():
+            attack = views.penalised(attack, kind, changes)
         others = tuple(views.judge(judge) for judge in judges)
+    if surrogate is not None:
+        source = builder.found("source", surrogate)
     return NamedAttack(
         *(name, attack, parameters, counts, norm, radii),
         source=source,
@@ -245,92 +194,3 @@ def _radii(given: Any) -> tuple[float, ...]:
     if not numbers:
         raise InputError(f"`radii` must be numbers such as (0.5,), got {given!r}.")
     return tuple(given)
-
-
-def _attack(
-    given: dict[str, Any], another: Another | None, *, penalised: bool = False
-) -> tuple[Attack, dict[str, Any]]:
-    given = dict(given)
-    name = given.pop("name", None)
-    factory = lookup("attack", names.ATTACKS, name)
-    arguments, shown = dict(given), dict(given)
-    for inside in ("attack", "own"):
-        if inside in given:
-            inner = _attack(given[inside], another, penalised=penalised)
-            arguments[inside], shown[inside] = inner
-    if "attacks" in given:
-        inner = [
-            _attack(block, another, penalised=penalised) for block in given["attacks"]
-        ]
-        arguments["attacks"] = [attack for attack, _ in inner]
-        shown["attacks"] = [parameters for _, parameters in inner]
-    if "threat" in given:
-        block = given["threat"]
-        arguments["threat"] = build_threat(block)
-        shown["threat"] = _described(names.THREATS[block["name"]], block)
-    if "objective" in given:
-        arguments["objective"] = _objective(given["objective"])
-    if penalised and "attack" not in given:
-        own = arguments.get("objective", objectives.cross_entropy)
-        arguments["objective"] = attacks.WithPenalty(own)
-    if "random_start" in given:
-        start = given["random_start"]
-        start = {"name": start} if isinstance(start, str) else dict(start)
-        shown["random_start"] = start
-        arguments["random_start"] = _start(start, arguments.get("threat"))
-    if "sources" in given:
-        find = _found("sources", another)
-        arguments["sources"] = [find(workdir) for workdir in given["sources"]]
-    for inside in _ARRAYS:
-        shown.pop(inside, None)
-    attack = call(f"attack {name}", factory, arguments)
-    return attack, {"name": name, **_described(factory, shown)}
-
-
-def _found(name: str, another: Another | None) -> Another:
-    if another is None:
-        raise InputError(f"`{name}` is of other runs: only eval.py attacks from them.")
-    return another
-
-
-def _objective(given: Any) -> Objective:
-    """By name, or by a block of a name and a scale of the logits."""
-    if isinstance(given, str):
-        return lookup("objective", names.OBJECTIVES, given)
-    fun = lookup("objective", names.OBJECTIVES, given.get("name"))
-    return call("objective", objectives.scaled, rest(given), objective=fun)
-
-
-def _start(block: dict[str, Any], threat: Threat | None):
-    name = block.get("name")
-    one_of(names.STARTS, random_start=name)
-    if name == "none":
-        return None
-    if name == "gaussian":
-        return call("random_start", threats.gaussian_start, rest(block))
-    if threat is None:
-        raise InputError("`random_start` 'uniform' needs a `threat` in the same block.")
-    return threat.sample
-
-
-def _described(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a call in JSON-able form, defaults filled in."""
-    described = dict(given)
-    for name, parameter in inspect.signature(factory).parameters.items():
-        if name not in described and parameter.default is not inspect.Parameter.empty:
-            described[name] = parameter.default
-    return {name: _plain(value) for name, value in described.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and value == float("inf"):
-        return "inf"  # which JSON does not know
-    if not callable(value):
-        return value
-    known: dict[Any, str] = {v: k for k, v in names.OBJECTIVES.items()}
-    own = "uniform" if value is attacks.uniform_start else value.__name__
-    return known.get(value, own.strip("_"))

@@ -28,6 +28,7 @@ from robustjax.config.input_transforms import (
     build_transform,
     transformed,
 )
+from robustjax.config.inside import Asked, guides, paired_layers, with_pairing
 from robustjax.config.test_time import (
     FittedDefenses,
     build_defense,
@@ -86,6 +87,7 @@ class Classifier:
         self.has_transform = bool(self._transform)
         draws = (config.get("evaluation") or {}).get("draws", 30)
         positive_int(**{"evaluation.draws": draws})
+        self._paired_layers = paired_layers(config)
         self.maps_of = (config.get("evaluation") or {}).get("influence_maps")
         self._fitted = FittedDefenses(train, model, params, model_state, directory)
         masked = self.has_transform and self._is_random(train.num_classes)
@@ -157,16 +159,21 @@ class Classifier:
             self._critics = self._make_critics(self.logits_fn)
         return self._critics
 
-    def penalised(self, attack: Attack, changes: Block) -> Attack:
-        """The attack with what the critics say beside its objective.
+    def penalised(self, attack: Attack, kind: str, changes: Block) -> Attack:
+        """The attack with something beside its objective.
 
         Args:
           attack: One that climbs an `attacks.WithPenalty`.
-          changes: See `Critics.penalised`.
+          kind: "information", what critics say, or "pairing", how far the model's maps
+            and logits are from the clean image's.
+          changes: See `Critics.penalised`, and `attacks.PairingPenalty`, whose `layers`
+            are those that the run was trained with.
 
         Raises:
-          InputError: there are no critics, or a weight is wrong.
+          InputError: there are no critics, or a value is wrong.
         """
+        if kind == "pairing":
+            return with_pairing(attack, self._paired_layers, changes, self.model_fn)
         if self.critics is None:
             raise InputError(
                 "`information` in an attack's block needs a run with critics, and a "
@@ -241,21 +248,20 @@ class Classifier:
             ),
         )
 
-    def guides(self) -> dict[str, Any]:
-        """What a feature collision needs: features, and images to take them from."""
-        model, params, model_state = self._weights
+    def guides(self, changes: Block) -> dict[str, Any]:
+        """What a feature collision needs: features, and images to take them from.
+
+        Args:
+          changes: `layer`, whose features, by default those of the head; `maps`,
+            whether they are its attention map.
+        """
+        asked = call("feature_collision", Asked, {"layer": self._head.layer, **changes})
         rows = interpolation.draw_templates(
             jax.random.key(self._head.seed),
             jnp.asarray(self._train.labels),
             min(self._head.num_templates, len(self._train)),
         )[0]
-        chosen = self._train.take(np.asarray(rows))
-        fun = Partial(_Features(model, self._head.layer), params, model_state)
-        return dict(
-            features_fn=fun,
-            images=data.as_float(jnp.asarray(chosen.images)),
-            labels=jnp.asarray(chosen.labels),
-        )
+        return guides(asked, self._weights, self._train.take(np.asarray(rows)))
 
     def _interpolated(
         self, head: HeadSettings, transform: InputTransform | None
@@ -387,14 +393,3 @@ def _dict(block: Block) -> dict[str, Any]:
 @functools.partial(jax.jit, static_argnums=2)
 def _make_template(features: Array, labels: Array, similarity: Similarity) -> Template:
     return interpolation.make_template(features, labels, similarity)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Features:
-    model: Model
-    layer: str
-
-    def __call__(self, params: PyTree, model_state: PyTree, x: Array) -> Array:
-        return interpolation.features_and_logits(
-            self.model, params, model_state, x, self.layer
-        )[0]

@@ -1,5 +1,6 @@
 """Where a run's weights come from, if not from their initialisers."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ _FILES = (".pth", ".pt", ".npz")
 
 
 def initial_weights(
-    config: Config, networks: Networks, mesh: Mesh
+    config: Config, networks: Networks, mesh: Mesh, workdir: Path | None = None
 ) -> training.Adopt | None:
     """What replaces a run's first weights: `config.adopt` and `config.init_from`.
 
@@ -29,16 +30,25 @@ def initial_weights(
     everything; a head for other classes, a buffer and denoising blocks that the source
     has not start anew.
 
+    Args:
+      config: The run's.
+      networks: Of the run.
+      mesh: Devices.
+      workdir: Where the run is kept: one that has begun goes on without its sources,
+        which may be gone by then.
+
     Raises:
       InputError: there is no such run or file, or its network is another.
     """
+    if workdir is not None and _has_begun(workdir):
+        return None
     adopt, source = _adopting(config, networks, mesh), config.get("init_from")
     if not source:
         return adopt
     given, path = str(source), Path(source)
     is_file = given.endswith(_FILES)
-    if is_file and not path.is_file():
-        raise InputError(f"`init_from` {path} does not exist.")
+    if is_file:
+        _check_file(path)
     theirs: Any = None if is_file else read_config(path)
 
     def start(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
@@ -59,20 +69,29 @@ def initial_weights(
     return start
 
 
+def _has_begun(workdir: Path) -> bool:
+    saved = (workdir / "checkpoints").glob("*")
+    return any(path.name.isdecimal() for path in saved)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"`init_from` {path} does not exist.")
+    if path.suffix != ".npz" and importlib.util.find_spec("torch") is None:
+        raise InputError(
+            f"`init_from` {path} needs torch to be read: install torch, or save the "
+            "state dict's arrays by numpy.savez and give that file."
+        )
+
+
 def _from_file(path: Path, config: Config) -> tuple[PyTree, PyTree]:
-    if path.suffix == ".npz":
-        with np.load(path) as archive:
-            state_dict: Any = {name: archive[name] for name in archive.files}
-    else:
-        try:
-            import torch  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise InputError(
-                f"`init_from` {path} needs torch to be read: install it, or save the "
-                "state dict's arrays by numpy.savez and give that file."
-            ) from error
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
-        state_dict = state_dict.get("state_dict", state_dict)
+    try:
+        state_dict = _state_dict(path)
+    except Exception as error:  # whatever zip, pickle and torch raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"`init_from` {path} cannot be read: {type(error).__name__}: {reason}"
+        ) from error
     heads = [
         v for k, v in state_dict.items() if k.endswith(("fc.weight", "linear.weight"))
     ]
@@ -80,6 +99,16 @@ def _from_file(path: Path, config: Config) -> tuple[PyTree, PyTree]:
     num_classes = int(heads[0].shape[0]) if heads else 10
     module: Any = make("model", names.MODELS, block, num_classes=num_classes)
     return models.from_pytorch(state_dict, module)
+
+
+def _state_dict(path: Path) -> Any:
+    if path.suffix == ".npz":
+        with np.load(path) as archive:
+            return {name: archive[name] for name in archive.files}
+    import torch  # pyright: ignore[reportMissingImports]
+
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return content.get("state_dict", content)
 
 
 def _merged(mine: PyTree, theirs: PyTree, source: str) -> PyTree:

@@ -13,7 +13,7 @@ from robustjax import (
     training,
     transforms,
 )
-from robustjax.config import namid_suites, nip_suites, suites
+from robustjax.config import at_alp_suites, namid_suites, nip_suites, suites
 from robustjax.types import Objective
 
 THREATS = {"linf": threats.linf, "l2": threats.l2, "l1": threats.l1}
@@ -74,6 +74,8 @@ ATTACKS = {
     "selector": attacks.selector,
     "pgd_minimal": attacks.pgd_minimal,
     "towards_other": attacks.towards_other,
+    "drift": attacks.drift,
+    "warm_start": attacks.warm_start,
     "r_fgsm": attacks.r_fgsm,
     "step_ll": attacks.step_ll,
     "pgd_targeted": attacks.pgd_targeted,
@@ -187,5 +189,7 @@ SUITES = {
     "wnll_adaptive": suites.wnll_adaptive,
     "nip_paper": nip_suites.nip_paper,
     "nip_adaptive": nip_suites.nip_adaptive,
-    "at_alp_paper": suites.at_alp_paper,
+    "at_alp_paper": at_alp_suites.at_alp_paper,
+    "at_alp_transfer": at_alp_suites.at_alp_transfer,
+    "at_alp_adaptive": at_alp_suites.at_alp_adaptive,
 }

@@ -16,7 +16,7 @@ def best(
     **options: Any,
 ) -> dict[str, Any]:
     """The worst of several restarts of PGD that keep their best iterate."""
-    apart = ("view", "judges", "counts", "information", "source")
+    apart = ("view", "judges", "counts", "information", "pairing", "source", "access")
     seen = {name: options.pop(name) for name in apart if name in options}
     attack = pgd(evaluation, num_steps=num_steps, iterate="best", **options)
     label = f"{label}, PGD-{num_steps} x {count}"

@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 from robustjax import data, evaluation, training
 from robustjax._checks import InputError, one_of
 from robustjax.config import names
-from robustjax.config.attacks import Another, build_attack
+from robustjax.config.attack_blocks import Another
+from robustjax.config.attacks import build_attack
 from robustjax.config.blocks import Block, call
 from robustjax.config.classifiers import Classifier
 from robustjax.config.critics import Critics

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from robustjax import data, defenses
 from robustjax._checks import InputError, one_of
 from robustjax.config import names
-from robustjax.config.attacks import Another, build_attack
+from robustjax.config.attack_blocks import Another
+from robustjax.config.attacks import build_attack
 from robustjax.config.blocks import Block, call, lookup, make
 from robustjax.config.heads import build_similarity
 from robustjax.config.networks import MODEL, ROLES, Networks

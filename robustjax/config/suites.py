@@ -245,31 +245,3 @@ def _transform_rows(evaluation: Block) -> Blocks:
             **_MARGIN,
         ),
     ]
-
-
-def at_alp_paper(evaluation: Block) -> Blocks:
-    """White-box PGD of 10 to 200 steps at 0.25 and 0.5, and what needs no model.
-
-    At 0.5 the grey image is legal for every input, so that accuracy above the largest
-    class prior only measures how an attack fails. The worst case is that at 0.5.
-    """
-    del evaluation
-    blocks: Blocks = []
-    for eps in (0.25, 0.5):
-        threat = ball("linf", eps)
-        blocks += [
-            dict(
-                name="pgd",
-                threat=threat,
-                num_steps=steps,
-                step_size=eps / 8 if steps == 10 else eps / 32,
-                label=f"PGD-{steps} at {eps}",
-                counts=eps == 0.5,
-            )
-            for steps in (10, 20, 50, 100, 200)
-        ]
-        blocks += [
-            dict(name=name, threat=threat, label=f"{name} at {eps}", counts=eps == 0.5)
-            for name in ("grey", "uniform_noise", "sign_noise")
-        ]
-    return blocks

@@ -43,7 +43,7 @@ STAGES = ("stage1", "stage2", "stage3", "stage4")
 class _Attention:
     """How maps are compared."""
 
-    layers: tuple[str, ...]
+    layers: Sequence[str]
     kind: Distance
     map_kind: MapKind
     power: float
@@ -56,8 +56,11 @@ class _Attention:
         _checks.one_of(("sum", "mean"), layer_reduction=self.reduction)
         _checks.positive(power=self.power)
         _checks.non_negative(floor=self.floor)
-        if not self.layers:
-            raise InputError("`layers` must name at least one layer, got none.")
+        if isinstance(self.layers, str) or not self.layers:
+            raise InputError(
+                "`layers` must be a sequence of at least one path, got "
+                f"{self.layers!r}."
+            )
 
     def distance(self, one: Mapping[str, Array], other: Mapping[str, Array]) -> Array:
         """[B]."""
@@ -69,7 +72,7 @@ class _Attention:
             power=self.power,
             floor=self.floor,
         )
-        return total / len(self.layers) if self.reduction == "mean" else total
+        return total / len(one) if self.reduction == "mean" else total
 
 
 def at_alp(
@@ -141,9 +144,9 @@ def at_alp(
     _checks.fraction(clean_weight=clean_weight, label_smoothing=label_smoothing)
     _checks.one_of(get_args(LogitDistance), logit_kind=logit_kind)
     attention = _Attention(
-        tuple(layers), attention_kind, map_kind, power, floor, layer_reduction
+        layers, attention_kind, map_kind, power, floor, layer_reduction
     )
-    capture = attention.layers if attention_weight else ()
+    capture = tuple(layers) if attention_weight else ()
     apart = jax.lax.stop_gradient if detach_clean else lambda a: a
 
     def forward(params, model_state, key, x, x_adv):
@@ -246,14 +249,13 @@ def teacher_attention(
     _checks.positive(attention_weight=attention_weight)
     _checks.fraction(clean_weight=clean_weight, label_smoothing=label_smoothing)
     attention = _Attention(
-        tuple(layers), attention_kind, map_kind, power, floor, layer_reduction
+        layers, attention_kind, map_kind, power, floor, layer_reduction
     )
 
     def objective(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
     ) -> tuple[Array, LossAux]:
         count, rows = len(batch.x), jnp.concatenate([batch.x, x_adv])
-        layers = attention.layers
         out = model.apply(
             params, model_state, rows, mode="train", capture=layers, key=key
         )

@@ -1,7 +1,25 @@
 """Evaluation: plain arrays per example, and reports made of them."""
 
+from robustjax.evaluation.attention import KeyArea as KeyArea
+from robustjax.evaluation.attention import Subject as Subject
+from robustjax.evaluation.attention import attention_of as attention_of
+from robustjax.evaluation.attention import attention_of_models as attention_of_models
+from robustjax.evaluation.attention import box_masks as box_masks
+from robustjax.evaluation.attention import cover as cover
+from robustjax.evaluation.attention import grad_cam as grad_cam
+from robustjax.evaluation.attention import key_area as key_area
+from robustjax.evaluation.attention import reference_masks as reference_masks
 from robustjax.evaluation.defended import beside_bare as beside_bare
 from robustjax.evaluation.information import information_of as information_of
+from robustjax.evaluation.landscape import GradientHealth as GradientHealth
+from robustjax.evaluation.landscape import Surface as Surface
+from robustjax.evaluation.landscape import gradient_health as gradient_health
+from robustjax.evaluation.landscape import loss_surface as loss_surface
+from robustjax.evaluation.landscape import step_curves as step_curves
+from robustjax.evaluation.limits import InconsistentError as InconsistentError
+from robustjax.evaluation.limits import by_access as by_access
+from robustjax.evaluation.limits import class_prior as class_prior
+from robustjax.evaluation.limits import inconsistencies as inconsistencies
 from robustjax.evaluation.maps import influence_maps as influence_maps
 from robustjax.evaluation.minimum_norm import accuracy_at as accuracy_at
 from robustjax.evaluation.minimum_norm import minimum_norms as minimum_norms

@@ -108,6 +108,105 @@ def draw_influence_maps(path: Path, maps: Mapping[str, Any]) -> None:
     _save(figure, path)
 
 
+def draw_steps(path: Path, curves: Mapping[str, Any]) -> None:
+    """Accuracy and mean loss against the steps of an attack, a line per step size."""
+    figure = _figure(9, 3.8)
+    left, right = figure.subplots(1, 2)
+    for number, step_size in enumerate(curves["step_sizes"]):
+        label = f"step {step_size:.3g}"
+        left.plot(curves["steps"], curves["accuracy"][number], marker="o", label=label)
+        right.plot(curves["steps"], curves["loss"][number], marker="o", label=label)
+    n = curves["num_examples"]
+    left.set(ylabel=f"accuracy at the iterate, n = {n}", ylim=(0, 1))
+    right.set(ylabel="mean cross-entropy")
+    for axes in (left, right):
+        axes.set(xlabel="steps", xscale="symlog")
+        axes.legend()
+    _save(figure, path)
+
+
+def draw_surfaces(path: Path, surfaces: Mapping[str, Any]) -> None:
+    """The loss over a plane through each image; a line where the answer changes."""
+    offsets, losses = surfaces["offsets"], surfaces["loss"]
+    columns = min(5, len(losses))
+    rows = -(-len(losses) // columns)
+    figure = _figure(2.6 * columns, 2.4 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    extent = (offsets[0], offsets[-1], offsets[0], offsets[-1])
+    for axes in panels[len(losses) :]:
+        axes.axis("off")
+    for axes, loss, broken in zip(panels, losses, surfaces["broken"], strict=False):
+        shown = axes.imshow(loss.T, origin="lower", extent=extent, cmap="viridis")
+        if broken.any() and not broken.all():
+            axes.contour(offsets, offsets, broken.T, levels=[0.5], colors="w")
+        axes.tick_params(labelsize=6)
+        figure.colorbar(shown, ax=axes, shrink=0.8).ax.tick_params(labelsize=6)
+    figure.supxlabel("along the sign of the gradient")
+    figure.supylabel("along random signs")
+    _save(figure, path)
+
+
+def draw_attention(path: Path, attention: Mapping[str, Any]) -> None:
+    """Maps over images: models in columns, clean and adversarial images in rows."""
+    pictures = attention["pictures"]
+    models = list(dict.fromkeys(model for model, _, _ in pictures))
+    maps = list(dict.fromkeys(kind for _, _, kind in pictures))
+    conditions = list(dict.fromkeys(name for _, name, _ in pictures))
+    columns = [(model, kind) for model in models for kind in maps]
+    count = len(next(iter(pictures.values()))[0])
+    lines = [(i, name) for i in range(count) for name in conditions]
+    figure = _figure(2.2 * len(columns) + 1, 2.1 * len(lines))
+    panels = figure.subplots(len(lines), len(columns), squeeze=False)
+    for row, (i, name) in enumerate(lines):
+        found = {c: pictures.get((c[0], name, c[1])) for c in columns}
+        # One colour scale per row and kind: maps of different kinds do not compare.
+        top = {
+            kind: max((f[1][i].max() for c, f in found.items() if f and c[1] == kind))
+            for kind in maps
+        }
+        for column, (model, kind) in enumerate(columns):
+            axes = panels[row, column]
+            axes.set(xticks=[], yticks=[])
+            if row == 0:
+                axes.set_title(f"{model}\n{kind.replace('_', '-')}", fontsize=8)
+            if column == 0:
+                axes.set_ylabel(name, fontsize=8)
+            if found[(model, kind)] is None:
+                continue
+            images, where = found[(model, kind)]
+            image = images[i][..., 0] if images.shape[-1] == 1 else images[i]
+            extent = (0, image.shape[1], image.shape[0], 0)
+            axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=extent)
+            axes.imshow(
+                where[i],
+                cmap="inferno",
+                alpha=0.55,
+                vmin=0,
+                vmax=top[kind] or 1,
+                extent=extent,
+                interpolation="bilinear",
+            )
+    _save(figure, path)
+
+
+def draw_shares(path: Path, attention: Mapping[str, Any]) -> None:
+    """Histograms of key_share over images, a panel per kind of map."""
+    shares = attention["shares"]
+    kinds = list(dict.fromkeys(row["map"] for row in shares))
+    figure = _figure(5 * len(kinds), 3.6)
+    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
+    for axes, kind in zip(panels, kinds, strict=True):
+        for row in shares:
+            values = [v for v in row["values"] if v is not None]
+            if row["map"] == kind and values:
+                label = f"{row['model']}, {row['images']}"
+                bins = np.linspace(0, 1, 21)
+                axes.hist(values, bins=bins, histtype="step", label=label)
+        axes.set(title=kind.replace("_", "-"), xlabel="key_share", ylabel="images")
+        axes.legend(fontsize=7)
+    _save(figure, path)
+
+
 def has_radar(information: Mapping[str, Any]) -> bool:
     """Whether there are enough attacks for axes, and a critic of images."""
     return len(information["attacks"]) >= 3 and bool(_given(_RADAR, information))

@@ -110,6 +110,63 @@ def maps_lines(maps: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def steps_lines(curves: Mapping[str, Any]) -> list[str]:
+    """Accuracy against steps: lines of Markdown."""
+    cells: Cells = [("step size", *(f"{step} steps" for step in curves["steps"]))]
+    for number, step_size in enumerate(curves["step_sizes"]):
+        row = zip(curves["accuracy"][number], curves["loss"][number], strict=True)
+        shown = (f"{100 * accuracy:.2f}% ({loss:.3f})" for accuracy, loss in row)
+        cells.append((f"{step_size:.5g}", *shown))
+    return [
+        *("", "## Steps", ""),
+        f"Accuracy (and mean cross-entropy) at the iterates of PGD, n = "
+        f"{curves['num_examples']}. Where more steps still change it, the attacks "
+        "above had too few.",
+        *("", aligned(cells), "", "![steps](steps.png)"),
+    ]
+
+
+def surfaces_lines(surfaces: Mapping[str, Any]) -> list[str]:
+    """The loss around images: lines of Markdown."""
+    health = surfaces["health"]
+    return [
+        *("", "## Loss around images", ""),
+        f"Of {health['count']} images {_share(health['vanished'])} have no derivative "
+        f"of the cross-entropy above 1e-8, {_share(health['not_finite'])} one that is "
+        f"not finite; {_share(health['zero_share'])} of all derivatives are exactly 0, "
+        "and sign attacks leave these pixels where they are. Where the loss is not a "
+        "slope but a pit or a plain, attacks by gradients need more steps, other "
+        "objectives or none at all.",
+        *("", "![loss surfaces](surfaces.png)"),
+    ]
+
+
+def attention_lines(attention: Mapping[str, Any]) -> list[str]:
+    """Key areas: lines of Markdown."""
+    names = ("key_mean", "key_share", "ratio")
+    cells: Cells = [("model", "images", "map", "n", *names)]
+    for row in attention["rows"]:
+        figures = [_with_half_width(row, name) for name in names]
+        about = (row["model"], row["images"], row["map"].replace("_", "-"))
+        cells.append((*about, str(row["count"]), *figures))
+    return [
+        *("", "## Key areas", ""),
+        f"Masks: {attention['masks']}. key_mean is the mean of the map, scaled to "
+        "[0, 1] image by image, in the mask; key_share the part of the map that lies "
+        "in it; ratio that over the mask's part of the image, 1 without localisation. "
+        "Means with half-widths of 95% intervals over all images with a mask, right "
+        "or wrong.",
+        *("", aligned(cells), "", "![maps](attention.png)", ""),
+        "![key_share](key_share.png)",
+    ]
+
+
+def _with_half_width(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "-"
+    return f"{row[name]:.3f} +- {row[f'{name}_half_width']:.3f}"
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 

@@ -17,12 +17,17 @@ def influence_maps(model_fn: ModelFn, x: Array, y: Array, *, layer: str) -> np.n
     Raises:
       InputError: there is no such layer, or its outputs have no places.
     """
+    check_places(model_fn, x, layer)
+    found = influence.activation_x_gradient(
+        model_fn, x, y, layer=layer, output=influence.log_probability
+    )
+    return np.asarray(jnp.abs(found).sum(axis=-1))
+
+
+def check_places(model_fn: ModelFn, x: Array, layer: str) -> None:
+    """Raises unless a layer has outputs [B, h, w, C]."""
     shape = influence.activations(model_fn, x, layer).shape
     if len(shape) != 4:
         raise InputError(
             f"`layer` {layer!r} must have outputs [B, h, w, C] for a map, got {shape}."
         )
-    found = influence.activation_x_gradient(
-        model_fn, x, y, layer=layer, output=influence.log_probability
-    )
-    return np.asarray(jnp.abs(found).sum(axis=-1))

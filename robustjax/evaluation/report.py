@@ -15,23 +15,38 @@ import numpy as np
 
 from robustjax._checks import InputError
 from robustjax.evaluation._pictures import (
+    draw_attention,
     draw_curve,
     draw_influence_maps,
     draw_information,
     draw_neurons,
     draw_radar,
+    draw_shares,
+    draw_steps,
+    draw_surfaces,
     has_radar,
 )
 from robustjax.evaluation._sections import (
     aligned,
+    attention_lines,
     defended_lines,
     information_lines,
     maps_lines,
     neurons_lines,
+    steps_lines,
+    surfaces_lines,
+)
+from robustjax.evaluation.limits import (
+    by_access,
+    class_prior,
+    has_constant_solution,
+    inconsistencies,
 )
 from robustjax.evaluation.minimum_norm import accuracy_at, minimum_norms
 from robustjax.evaluation.results import AttackResult, Robustness, wilson_interval
 from robustjax.training import write_json
+
+_LIMIT = "limit of any classifier"
 
 
 def summarise(result: Robustness) -> dict[str, Any]:
@@ -43,13 +58,17 @@ def summarise(result: Robustness) -> dict[str, Any]:
       interval and seconds; attacks also with all parameters, the largest distances, the
       pixel range they reached and the largest share of an image's mass above 1, if any;
       staged ones with each stage, those of minimum norm with the median norm and the
-      accuracy at radii; and `warnings`, one line each.
+      accuracy at radii; rows where one image is within reach of all with `limit`, the
+      largest class's share; `access`, the worst case by what attackers know; and
+      `warnings`, one line each.
     """
     total = len(result.labels)
     rows = [_row("clean", result.clean_correct, result.clean_seconds)]
     for attack in result.attacks:
         row = _row(attack.name, attack.correct, attack.seconds)
         row["parameters"] = dict(attack.parameters)
+        if has_constant_solution(attack.parameters):
+            row["limit"] = class_prior(result.labels)
         row["largest_distance"] = {
             norm: float(values.max()) for norm, values in attack.distance.items()
         }
@@ -65,6 +84,10 @@ def summarise(result: Robustness) -> dict[str, Any]:
         rows.append(row)
     seconds = sum(attack.seconds for attack in result.attacks)
     rows.append(_row("worst case", result.worst_case_correct, seconds))
+    counted = [a for a in result.attacks if a.counts]
+    if any(has_constant_solution(a.parameters) for a in counted):
+        rows[-1]["limit"] = class_prior(result.labels)
+    beyond = [row for row in rows if row["accuracy"] > row.get("limit", 1.0)]
     warnings = [f"{a.name}: {line}" for a in result.attacks for line in a.warnings]
     warnings += [
         f"{a.name}: pixels reach {a.highest:.3g}, and up to {a.mass_above_one:.1%} of "
@@ -72,7 +95,21 @@ def summarise(result: Robustness) -> dict[str, Any]:
         for a in result.attacks
         if a.mass_above_one > 0
     ]
-    return dict(num_examples=total, draws=result.draws, rows=rows, warnings=warnings)
+    warnings += [
+        f"{row['name']}: {100 * row['accuracy']:.2f}% is above the limit of every "
+        f"classifier at this radius, {100 * row['limit']:.2f}%, since one grey image "
+        "is legal for all: the attack failed."
+        for row in beyond
+    ]
+    access = by_access(result)
+    warnings += inconsistencies(access)
+    return dict(
+        num_examples=total,
+        draws=result.draws,
+        rows=rows,
+        access=access,
+        warnings=warnings,
+    )
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -86,9 +123,13 @@ def table(summary: Mapping[str, Any]) -> str:
       | ------ | -------- | ------------- | -- | ------- |
       | clean  | 90.00%   | 60.00..98.00% | 10 | 0.1     |
     """
-    cells = [("attack", "accuracy", "95% interval", "n", "seconds")]
+    limited = any("limit" in row for row in summary["rows"])
+    last = (_LIMIT,) if limited else ()
+    cells = [("attack", "accuracy", "95% interval", "n", "seconds", *last)]
     for row in summary["rows"]:
         low, high = row["interval"]
+        if limited:
+            last = (f"{100 * row['limit']:.2f}%" if "limit" in row else "",)
         cells.append(
             (
                 row["name"],
@@ -96,6 +137,7 @@ def table(summary: Mapping[str, Any]) -> str:
                 f"{100 * low:.2f}..{100 * high:.2f}%",
                 str(summary["num_examples"]),
                 f"{row['seconds']:.1f}",
+                *last,
             )
         )
     return aligned(cells)
@@ -111,6 +153,9 @@ def write_report(
     defended: Mapping[str, Any] | None = None,
     neurons: Mapping[str, Any] | None = None,
     maps: Mapping[str, Any] | None = None,
+    steps: Mapping[str, Any] | None = None,
+    surfaces: Mapping[str, Any] | None = None,
+    attention: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes `report.json`, `report.md` and pictures of what else is given.
 
@@ -121,12 +166,19 @@ def write_report(
       directory: Created if needed.
       summary: From `summarise`.
       context: What else a reader needs: config, checkpoint, versions, device, commit.
-      curve: `eps` and `accuracy` of a robustness curve.
+      curve: `eps` and `accuracy` of a robustness curve, and perhaps `limit`, for each
+        radius None or what no classifier exceeds there.
       information: From `information_of`.
       defended: From `beside_bare`.
       neurons: From `neuron_shifts`.
       maps: `layer`, `names` of columns, `images` [R, M, H, W, C] and their `maps`
         [R, M, h, w] from `influence_maps`, for `influence_maps.png`.
+      steps: From `step_curves`, for `steps.png`.
+      surfaces: `offsets`, `loss` and `broken` of a `loss_surface` as arrays, and
+        `health` of gradients (`count`, and shares of images `vanished`, `not_finite`
+        and of derivatives `zero_share`), for `surfaces.png`.
+      attention: From `attention_of_models`, and `masks`, which they are in words; for
+        `attention.png` and `key_share.png`.
 
     Raises:
       InputError: the directory cannot be written.
@@ -135,6 +187,11 @@ def write_report(
     if curve is not None:
         content["curve"] = {name: list(values) for name, values in curve.items()}
     given = dict(information=information, defended=defended, neurons=neurons)
+    given |= dict(steps=steps)
+    if surfaces is not None:
+        given["gradients"] = surfaces["health"]
+    if attention is not None:
+        given["attention"] = {k: v for k, v in attention.items() if k != "pictures"}
     content |= {name: dict(part) for name, part in given.items() if part is not None}
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -148,10 +205,20 @@ def write_report(
             draw_neurons(directory / "neurons.png", neurons)
         if maps is not None:
             draw_influence_maps(directory / "influence_maps.png", maps)
+        if steps is not None:
+            draw_steps(directory / "steps.png", steps)
+        if surfaces is not None:
+            draw_surfaces(directory / "surfaces.png", surfaces)
+        if attention is not None:
+            draw_attention(directory / "attention.png", attention)
+            draw_shares(directory / "key_share.png", attention)
         write_json(directory / "report.json", content)
         partial = directory / "report.md.partial"
         lines = [] if defended is None else defended_lines(defended)
         lines += [] if neurons is None else neurons_lines(neurons)
+        lines += [] if steps is None else steps_lines(steps)
+        lines += [] if surfaces is None else surfaces_lines(surfaces)
+        lines += [] if attention is None else attention_lines(attention)
         lines += [] if maps is None else maps_lines(maps)
         lines += [] if information is None else information_lines(information)
         partial.write_text(_markdown(summary, context, curve, lines))
@@ -282,9 +349,15 @@ def _markdown(
             lines += [f"  - {detail}" for detail in _details(row)]
     if curve is not None:
         lines += ["", "## Robustness curve", "", "![curve](curve.png)", ""]
-        cells = [("eps", "accuracy")]
-        for eps, accuracy in zip(curve["eps"], curve["accuracy"], strict=True):
-            cells.append((f"{eps:.5g}", f"{100 * accuracy:.2f}%"))
+        limit = curve.get("limit")
+        cells = [("eps", "accuracy", *(() if limit is None else (_LIMIT,)))]
+        for i, (eps, accuracy) in enumerate(
+            zip(curve["eps"], curve["accuracy"], strict=True)
+        ):
+            shown = () if limit is None else ("",)
+            if limit is not None and limit[i] is not None:
+                shown = (f"{100 * limit[i]:.2f}%",)
+            cells.append((f"{eps:.5g}", f"{100 * accuracy:.2f}%", *shown))
         lines.append(aligned(cells))
     lines += [
         *more,

@@ -67,7 +67,12 @@ class DenoisingBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps [B, H, W, C], denoised."""
+        """Maps [B, H, W, C], denoised.
+
+        Raises:
+          InputError: an attribute is out of range.
+        """
+        _check_block(self.op, self.weighting, self.window, self.border)
         smooth = self._smoothed(_wide(x)).astype(x.dtype)
         out = nn.Conv(
             x.shape[-1],
@@ -154,11 +159,7 @@ def denoised(
             "`module` must be one of the residual networks of robustjax.models, got "
             f"{type(module).__name__}."
         )
-    _checks.one_of(get_args(Op), op=op)
-    _checks.one_of(get_args(Weighting), weighting=weighting)
-    if border is not None:
-        _checks.one_of(_BORDERS.get(op, (None,)), border=border)
-    _check_window(window)
+    _check_block(op, weighting, window, border)
     stages = tuple(f"stage{i + 1}" for i in range(len(module.depths)))
     if after in ("stages", "blocks"):
         chosen = stages
@@ -226,11 +227,15 @@ def bilateral(
       window: Side of the neighbourhood, odd.
       weighting: "gaussian" or "dot_product", divided by the number of neighbours.
 
+    Raises:
+      InputError: an argument is out of range.
+
     Example:
       >>> x = jnp.array([1.0, 3.0, 0.0]).reshape(1, 1, 3, 1)
       >>> bilateral(x, weighting="dot_product").ravel().tolist()
       [5.0, 10.0, 0.0]
     """
+    _checks.one_of(get_args(Weighting), weighting=weighting)
     theta = x if theta is None else theta
     phi = x if phi is None else phi
     inside = _windows(jnp.ones_like(x[:1, :, :, :1]), window, "zeros")[..., 0] > 0
@@ -303,6 +308,14 @@ def _windows(x: Array, window: int, border: Border) -> Array:
             for j in range(window)
         ]
     )
+
+
+def _check_block(op: str, weighting: str, window: int, border: str | None) -> None:
+    _checks.one_of(get_args(Op), op=op)
+    _checks.one_of(get_args(Weighting), weighting=weighting)
+    if border is not None:
+        _checks.one_of(_BORDERS.get(op, (None,)), border=border)
+    _check_window(window)
 
 
 def _check_window(window: int) -> None:

@@ -1,0 +1,212 @@
+"""The loss around images: along steps of an attack, over a plane, and its gradient."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from robustjax import _checks
+from robustjax._gradients import input_gradient, loop_safe
+from robustjax.attacks import keep_trajectory
+from robustjax.data import Dataset, as_float
+from robustjax.evaluation._batching import batches_of, image_keys
+from robustjax.objectives import cross_entropy
+from robustjax.training import sharding
+from robustjax.types import (
+    Array,
+    IteratedAttack,
+    Key,
+    LogitsFn,
+    Objective,
+    as_pytree,
+)
+
+VANISHED = 1e-8
+
+
+def step_curves(
+    logits_fn: LogitsFn,
+    dataset: Dataset,
+    attack_at: Callable[[Array], IteratedAttack],
+    step_sizes: Sequence[float],
+    steps: Sequence[int],
+    *,
+    key: Key,
+    batch_size: int = 512,
+    num_examples: int | None = None,
+    mesh: Mesh | None = None,
+    objective: Objective = cross_entropy,
+) -> dict[str, Any]:
+    """Accuracy and mean loss after so many steps, for each step size, JSON-able.
+
+    One run per step size, looked at on its way: nothing recompiles, and a curve costs
+    little more than its longest attack.
+
+    Args:
+      logits_fn: The classifier.
+      dataset: What to evaluate on.
+      attack_at: Step size (traced) to an iterated attack of at least `max(steps)`, e.g.
+        `lambda s: pgd(threat, step_size=s, num_steps=200)`.
+      step_sizes: On the pixel scale.
+      steps: Ascending.
+      key: A typed key; used per image as in `evaluate`.
+      batch_size: Images at a time; memory grows with `batch_size * len(steps)`.
+      num_examples: Only the first that many; None for all.
+      mesh: Devices, by default all of them.
+      objective: Whose mean is shown.
+
+    Returns:
+      `steps`, `step_sizes`, `num_examples`, and lists [S][T]: `accuracy` at the iterate
+      after t steps, `worst` over the iterates up to there, and `loss`.
+
+    Raises:
+      InputError: an argument is out of range.
+    """
+    _checks.positive(step_sizes=np.asarray(step_sizes))
+    predict = as_pytree(logits_fn)
+    total = len(dataset) if num_examples is None else num_examples
+
+    @jax.jit
+    def run(key, predict, batch, step_size):
+        attack = keep_trajectory(attack_at(step_size), steps, objective=objective)
+        x, keys = as_float(batch.x), image_keys(key, batch.index)
+        seen = attack(keys, predict, x, batch.y)[1]
+        return seen.broken.T, seen.value.T
+
+    found = dict(accuracy=[], worst=[], loss=[])
+    for step_size in step_sizes:
+        blocks = batches_of(predict, dataset, batch_size, num_examples, mesh)
+        size = jnp.float32(step_size)
+        rows = [sharding.to_host(run(key, predict, b, size)) for b in blocks]
+        broken, value = (
+            np.concatenate(part)[:total] for part in zip(*rows, strict=True)
+        )
+        ever = np.logical_or.accumulate(broken, axis=1)
+        found["accuracy"].append((1 - broken.mean(axis=0)).tolist())
+        found["worst"].append((1 - ever.mean(axis=0)).tolist())
+        found["loss"].append(value.mean(axis=0).tolist())
+    numbers = dict(steps=list(map(int, steps)), step_sizes=list(map(float, step_sizes)))
+    return dict(num_examples=total, **numbers, **found)
+
+
+class Surface(NamedTuple):
+    """The loss over a plane through each image.
+
+    Attributes:
+      offsets: a and b, [G].
+      loss: At x + a r1 + b r2, [B, G, G].
+      broken: Whether the classifier is wrong there, [B, G, G].
+    """
+
+    offsets: Array
+    loss: Array
+    broken: Array
+
+
+def loss_surface(
+    logits_fn: LogitsFn,
+    x: Array,
+    y: Array,
+    *,
+    key: Key,
+    radius: float,
+    num: int = 21,
+    objective: Objective = cross_entropy,
+) -> Surface:
+    """The loss at x + a r1 + b r2, r1 the sign of its gradient and r2 random signs.
+
+    See "Evaluating and Understanding the Robustness of Adversarial Logit Pairing"
+    (Engstrom et al., 2018), figure 3. Points are not clipped to the box of pixels,
+    which would bend the plane.
+
+    Args:
+      logits_fn: The classifier.
+      x: [B, ...].
+      y: [B].
+      key: Of r2.
+      radius: Largest |a| and |b|.
+      num: Points along each, odd to have x itself among them.
+      objective: The loss.
+
+    Raises:
+      InputError: an argument is out of range.
+
+    Example:
+      >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
+      >>> found = loss_surface(lambda z: z, x, y, key=jax.random.key(0), radius=0.5,
+      ...     num=3, objective=lambda z, y: z[:, 1] - z[:, 0])
+      >>> found.loss[0, :, 1].tolist()
+      [-1.0, 0.0, 1.0]
+    """
+    _checks.positive(radius=radius)
+    _checks.positive_int(num=num)
+    _checks.labels(logits_fn(x), y)
+    given = (as_pytree(logits_fn), x, y, key, jnp.float32(radius))
+    return _surface(objective, num, *given)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _surface(objective, num, predict, x, y, key, radius) -> Surface:
+    first = jnp.sign(jax.grad(lambda z: objective(predict(z), y).sum())(x))
+    other = jax.random.rademacher(key, x.shape, x.dtype)
+    offsets = jnp.linspace(-radius, radius, num).astype(x.dtype)
+
+    @loop_safe
+    def along(point: Array) -> tuple[Array, Array]:
+        logits = predict(point)
+        return objective(logits, y), logits.argmax(axis=-1) != y
+
+    def row(a: Array) -> Any:
+        return jax.lax.map(lambda b: along(x + a * first + b * other), offsets)
+
+    loss, wrong = jax.lax.map(row, offsets)
+    return Surface(offsets, jnp.moveaxis(loss, 2, 0), jnp.moveaxis(wrong, 2, 0))
+
+
+class GradientHealth(NamedTuple):
+    """What a gradient attack has to work with, per image.
+
+    Attributes:
+      largest: Largest absolute derivative, [B]; below 1e-8 it has `vanished`.
+      zero_share: Share of pixels whose derivative is exactly 0, [B].
+      finite: Whether all are finite, [B].
+    """
+
+    largest: Array
+    zero_share: Array
+    finite: Array
+
+    @property
+    def vanished(self) -> Array:
+        """[B]."""
+        return self.largest < VANISHED
+
+
+def gradient_health(
+    logits_fn: LogitsFn, x: Array, y: Array, *, objective: Objective = cross_entropy
+) -> GradientHealth:
+    """How large the gradient of the objective is at x, and how much of it is 0.
+
+    Args:
+      logits_fn: The classifier.
+      x: [B, ...].
+      y: [B].
+      objective: As attacks climb it.
+
+    Example:
+      >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
+      >>> health = gradient_health(lambda z: jnp.round(z), x, y)
+      >>> health.vanished.tolist(), health.zero_share.tolist()
+      ([True], [1.0])
+    """
+    _checks.labels(logits_fn(x), y)
+    climbed = lambda z: (objective(logits_fn(z), y), jnp.zeros(x.shape[:1], bool))
+    grad = input_gradient(climbed, x)[2].reshape(x.shape[0], -1)
+    size = jnp.abs(grad)
+    return GradientHealth(
+        size.max(axis=1), (grad == 0).mean(axis=1), jnp.isfinite(grad).all(axis=1)
+    )

@@ -1,0 +1,100 @@
+"""What no attack can find and no classifier can have: checks on accuracies themselves.
+
+At an L-infinity radius of half the range of pixels the image that is grey everywhere
+is within reach of every other. One image has one answer: no classifier is right about
+more of the images than the largest class has, whatever attacks were run. See
+`attacks.grey`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from robustjax.evaluation._judging import worst_so_far
+from robustjax.evaluation.results import AttackResult, Robustness
+
+
+class InconsistentError(Exception):
+    """Attackers who know more did less: the result is not to be published."""
+
+
+ACCESS = ("white", "gray", "black")
+
+
+def class_prior(labels: np.ndarray) -> float:
+    """The share of the largest class.
+
+    Example:
+      >>> class_prior(np.array([0, 1, 1, 2]))
+      0.5
+    """
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def has_constant_solution(parameters: Mapping[str, Any]) -> bool:
+    """Whether one image is within an attack's reach of every image.
+
+    Args:
+      parameters: Of an attack as reports show them; the threats of attacks inside count
+        where it has none itself.
+
+    Example:
+      >>> ball = {"name": "linf", "eps": 0.5, "bounds": [0.0, 1.0]}
+      >>> has_constant_solution({"name": "pgd", "threat": ball})
+      True
+    """
+    threat = parameters.get("threat")
+    if threat is None:
+        inside = [parameters.get(name) for name in ("attack", "start")]
+        inside += parameters.get("attacks") or []
+        return any(has_constant_solution(one) for one in inside if one)
+    low, high = threat.get("bounds") or (0.0, 1.0)
+    eps = float(threat.get("eps", 0.0))  # "inf" is one too
+    return threat.get("name") == "linf" and eps >= (high - low) / 2
+
+
+def by_access(result: Robustness) -> dict[str, float]:
+    """The worst case over the attacks of each kind of access that was tried.
+
+    Attacks say by the parameter `access` what the attacker knows: "gray" all but the
+    weights, "black" neither these nor the network. What says nothing is "white".
+    """
+    found = {}
+    for access in ACCESS:
+        attacks = [a for a in result.attacks if a.counts and _access(a) == access]
+        if attacks:
+            rows = [(result.clean_correct, result.clean_seen)]
+            rows += [(attack.correct, attack.seen) for attack in attacks]
+            correct = np.stack([right for right, _ in rows])
+            seen = np.stack([right if s is None else s for right, s in rows])
+            found[access] = float(worst_so_far(correct, seen, result.draws)[-1].mean())
+    return found
+
+
+def inconsistencies(accuracies: Mapping[str, float]) -> list[str]:
+    """Where somebody who knows less did more: a line each, none if all is well.
+
+    Whoever has the weights can run every attack of those who have not. White-box
+    accuracy above that of transferred examples says that the white-box attack failed.
+
+    Args:
+      accuracies: From `by_access`.
+
+    Example:
+      >>> inconsistencies({"white": 0.4, "gray": 0.5, "black": 0.45})
+      ['gray-box attacks leave 50.00%, black-box ones 45.00%: the former failed. ...']
+    """
+    tried = [access for access in ACCESS if access in accuracies]
+    return [
+        f"{more}-box attacks leave {100 * accuracies[more]:.2f}%, {less}-box ones "
+        f"{100 * accuracies[less]:.2f}%: the former failed. Tune them again before "
+        "anything of this is published."
+        for i, more in enumerate(tried)
+        for less in tried[i + 1 :]
+        if accuracies[more] > accuracies[less]
+    ]
+
+
+def _access(attack: AttackResult) -> str:
+    return attack.parameters.get("access", "white")
