@@ -97,7 +97,7 @@ def r_fgsm(
 ) -> IteratedAttack:
     """R+FGSM: a random step of signs, then one gradient step of what is left of eps.
 
-    See Tramer et al. (2018), eq. (7).
+    See "Ensemble Adversarial Training" (Tramer et al., 2018), eq. (7).
 
     Args:
       threat: Ball and box.
@@ -126,8 +126,8 @@ def r_fgsm(
 def step_ll(threat: Threat, *, random_step: float | Array | None = None) -> Attack:
     """Step-LL, one step of eps towards the least likely class; R+Step-LL after a draw.
 
-    See Kurakin et al. (2017), eq. (4); the least likely wrong class, where the label
-    itself is the least likely.
+    See "Adversarial Machine Learning at Scale" (Kurakin et al., 2017), eq. (4); the
+    least likely wrong class, where the label itself is the least likely.
 
     Args:
       threat: Ball and box.
@@ -185,9 +185,10 @@ def pgd_targeted(
       threat: As in `pgd`.
       step_size: As in `pgd`.
       num_steps: As in `pgd`.
-      choice: "least_likely", the training attack of ALP (Kannan et al., 2018);
-        "runner_up"; "random", uniform over the wrong classes, that of feature denoising
-        (Xie et al., 2019); or "every", the likeliest first: see `each_target`.
+      choice: "least_likely", the training attack of "Adversarial Logit Pairing" (Kannan
+        et al., 2018); "runner_up"; "random", uniform over the wrong classes, that of
+        "Feature Denoising for Improving Adversarial Robustness" (Xie et al., 2019); or
+        "every", the likeliest first: see `each_target`.
       num_targets: How many for "every".
       at_once: How many of these in one vmapped run.
       objective: What is climbed towards the target, see `objectives.targeted`.

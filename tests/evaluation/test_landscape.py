@@ -1,0 +1,128 @@
+"""Losses around images, on functions whose loss is known."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robustjax import InputError, attacks, evaluation, threats
+from robustjax.data import Dataset
+
+RNG = np.random.default_rng(0)
+X = RNG.random((10, 3, 3, 1), dtype=np.float32)
+WEIGHTS = jnp.asarray(RNG.normal(size=(9, 3)), jnp.float32)
+
+
+def logits_fn(z):
+    return jnp.tanh(2 * z.reshape(len(z), -1) @ WEIGHTS) * 3
+
+
+Y = np.asarray(logits_fn(X).argmax(axis=1), np.int32)
+DATA = Dataset(X, Y, np.arange(10), ("a", "b", "c"))
+LINF = threats.linf(0.2)
+
+
+def attack_at(step_size):
+    return attacks.pgd(LINF, step_size=step_size, num_steps=8)
+
+
+def test_a_curve_is_what_the_iterates_of_single_runs_say():
+    sizes, steps = (0.05, 0.01), (1, 3, 8)
+    key = jax.random.key(3)
+    found = evaluation.step_curves(
+        logits_fn, DATA, attack_at, sizes, steps, key=key, batch_size=4
+    )
+    assert found["steps"] == [1, 3, 8]
+    assert found["num_examples"] == 10
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(10, dtype="uint32"))
+    for row, size in enumerate(sizes):
+        broken = []
+        for column, count in enumerate(steps):
+            attack = attacks.pgd(LINF, step_size=size, num_steps=count)
+            x_adv = attack(jax.random.clone(keys), logits_fn, jnp.asarray(X), Y)
+            z = np.asarray(logits_fn(x_adv), np.float64)
+            loss = np.log(np.exp(z).sum(axis=1)) - z[np.arange(10), Y]
+            broken.append(z.argmax(axis=1) != Y)
+            assert found["loss"][row][column] == pytest.approx(loss.mean(), rel=1e-4)
+            assert found["accuracy"][row][column] == pytest.approx(
+                1 - broken[-1].mean()
+            )
+            ever = np.any(broken, axis=0).mean()
+            assert found["worst"][row][column] == pytest.approx(1 - ever)
+
+
+def test_step_sizes_do_not_compile_anew():
+    chex.clear_trace_counter()
+    traced = chex.assert_max_traces(attack_at, n=1)
+    evaluation.step_curves(
+        logits_fn, DATA, traced, (0.05, 0.02, 0.01), (2, 8), key=jax.random.key(0)
+    )
+
+
+def test_a_surface_is_the_loss_on_the_plane():
+    x, y = jnp.asarray(X[:3]), jnp.asarray(Y[:3])
+    key = jax.random.key(1)
+    found = evaluation.loss_surface(
+        logits_fn, x, y, key=jax.random.clone(key), radius=0.1, num=5
+    )
+    np.testing.assert_allclose(found.offsets, np.linspace(-0.1, 0.1, 5), atol=1e-7)
+    signs = np.asarray(jax.random.rademacher(key, x.shape, x.dtype))
+    assert set(np.unique(signs)) == {-1, 1}
+    z = lambda point: np.asarray(logits_fn(jnp.asarray(point, jnp.float32)), np.float64)
+
+    def loss(point):
+        return np.log(np.exp(z(point)).sum(axis=1)) - z(point)[np.arange(3), Y[:3]]
+
+    slope = np.zeros(X[:3].shape)
+    for place in np.ndindex(3, 3):
+        step = np.zeros((3, 3, 1))
+        step[place] = 1e-3
+        slope[:, *place, 0] = loss(X[:3] + step) - loss(X[:3] - step)
+    for i, a in enumerate(found.offsets):
+        for j, b in enumerate(found.offsets):
+            point = X[:3] + float(a) * np.sign(slope) + float(b) * signs
+            np.testing.assert_allclose(found.loss[:, i, j], loss(point), atol=1e-5)
+            wrong = z(point).argmax(axis=1) != Y[:3]
+            np.testing.assert_array_equal(found.broken[:, i, j], wrong)
+
+
+def test_the_health_of_gradients():
+    x, y = jnp.asarray(X), jnp.asarray(Y)
+    sound = evaluation.gradient_health(logits_fn, x, y)
+    assert not sound.vanished.any()
+    assert sound.finite.all()
+    assert float(sound.zero_share.max()) == 0
+    half = lambda z: logits_fn(z.at[:, 0].set(0))
+    np.testing.assert_allclose(evaluation.gradient_health(half, x, y).zero_share, 1 / 3)
+    rounded = evaluation.gradient_health(lambda z: logits_fn(jnp.round(z)), x, y)
+    assert rounded.vanished.all()
+    sure = evaluation.gradient_health(lambda z: 1e6 * logits_fn(z), x, y)
+    assert sure.vanished.all()
+    broken = lambda z: logits_fn(jnp.sqrt(z - z))  # 0, whose root has no derivative
+    assert not evaluation.gradient_health(broken, x, y).finite.any()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: surface(radius=0.0), "`radius`"),
+        (lambda: surface(radius=0.1, num=0), "`num`"),
+        (lambda: curves(step_sizes=(0.0,)), "`step_sizes`"),
+        (lambda: curves(steps=(3, 2)), "`steps`"),
+        (lambda: curves(steps=(9,)), "`steps`"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def surface(**options):
+    given = dict(key=jax.random.key(0)) | options
+    return evaluation.loss_surface(logits_fn, jnp.asarray(X), jnp.asarray(Y), **given)
+
+
+def curves(step_sizes=(0.1,), steps=(1,)):
+    given = (logits_fn, DATA, attack_at, step_sizes, steps)
+    return evaluation.step_curves(*given, key=jax.random.key(0))
