@@ -71,18 +71,17 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         mesh=mesh,
     )
     test, predict = run.splits.test, classifier.logits_fn
-    looked_at = bool(block.get("masks") or block.get("reference"))
-    kept = dict(keep_adversarial=_SAVE.value or looked_at)
+    model_of = lambda source: build.restore(Path(source), mesh).classifier.model_fn
+    total = _NUM_EXAMPLES.value or len(test)
+    areas = build.key_areas(block, test, total, model_of)
+    kept = dict(keep_adversarial=_SAVE.value or areas is not None)
     kept["keep_adversarial"] |= build.looks_at_images(classifier)
     kept |= dict(state_dir=report, log=print)
     result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
     sizes = dict(batch_size=block["batch_size"], mesh=mesh)
     more = build.diagnostics(classifier, result, test, **sizes)
-    if looked_at:
-        source, found = block.get("reference"), None
-        if source:
-            found = build.restore(Path(source), mesh).classifier.model_fn
-        more["attention"] = build.attention(classifier, result, test, block, found)
+    if areas is not None:
+        more["attention"] = build.attention(classifier, result, test, areas)
     if _SURFACES.value:
         more["surfaces"] = build.surfaces(classifier, test, block, _SURFACES.value)
     if steps is not None:

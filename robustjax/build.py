@@ -28,6 +28,7 @@ from robustjax.config.runs import resolved as resolved
 from robustjax.config.runs import restore as restore
 from robustjax.config.runs import run as run
 from robustjax.config.scrutiny import attention as attention
+from robustjax.config.scrutiny import key_areas as key_areas
 from robustjax.config.scrutiny import limits as limits
 from robustjax.config.scrutiny import step_curves as step_curves
 from robustjax.config.scrutiny import surfaces as surfaces

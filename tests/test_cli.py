@@ -236,6 +236,87 @@ def test_any_run_is_judged_with_another_head_and_a_transform(
     assert shown["past"]["view"] == {"transform": None}
 
 
+INCONSISTENT = """
+def get_config(evaluation):
+    linf = dict(evaluation["threat"])
+    noise = dict(name="uniform_noise", threat=linf, label="too weak")
+    fgsm = dict(name="fgsm", threat=linf | dict(eps=0.4))
+    stolen = dict(name="transfer", attack=fgsm, sources=[WORKDIR], access="gray")
+    return [noise, stolen | dict(label="stolen")]
+"""
+
+
+def test_what_is_around_images_and_where_a_network_looks(command, trained, tmp_path):
+    given = (f"--workdir={trained}", "--suite=quick", "--num_examples=16")
+    masks = np.zeros((20, 8, 8), bool)
+    masks[:, 2:6, 2:6] = True
+    np.savez(tmp_path / "masks.npz", masks=masks)
+    judged = command(
+        "eval.py",
+        *(*given, "--attack.num_steps=2", "--attack.num_restarts=1"),
+        *("--steps=1,3", "--surfaces=3", "--curve=0,0.5"),
+        f"--set=evaluation.reference={trained}",
+        "--set=evaluation.layer=relu1_1",
+    )
+    assert judged.code == 0, judged
+    folder = trained / "report"
+    report = json.loads((folder / "report.json").read_text())
+    assert report["steps"]["steps"] == [1, 3]
+    sizes = report["steps"]["step_sizes"]
+    np.testing.assert_allclose(sizes, [0.1 / n for n in (4, 8, 16, 32, 64)])
+    assert report["gradients"]["count"] == 3
+    rows = report["attention"]["rows"]
+    assert {row["images"] for row in rows} == {"clean", "PGD-2", "PGD-2 x 1 restarts"}
+    assert {row["map"] for row in rows} == {"attention", "grad_cam"}
+    assert report["curve"]["limit"][0] is None
+    assert 0.1 <= report["curve"]["limit"][1] <= 0.3
+    text = (folder / "report.md").read_text()
+    for name in ("steps", "surfaces", "attention", "key_share", "curve"):
+        assert f"({name}.png)" in text
+        assert (folder / f"{name}.png").stat().st_size > 1000
+    for title in ("## Steps", "## Loss around images", "## Key areas"):
+        assert title in text
+    again = command(
+        "eval.py",
+        *(*given, "--attack.num_steps=1", "--attack.num_restarts=1"),
+        f"--set=evaluation.masks={tmp_path / 'masks.npz'}",
+        "--set=evaluation.layer=relu1_1",
+    )
+    assert again.code == 0, again
+    assert "masks.npz" in (folder / "report.md").read_text()
+
+
+def test_attackers_who_know_less_and_do_more_stop_the_result(
+    command, trained, tmp_path
+):
+    path = tmp_path / "mine.py"
+    path.write_text(INCONSISTENT.replace("WORKDIR", repr(str(trained))))
+    given = (f"--workdir={trained}", f"--suite={path}", "--num_examples=32")
+    judged = command("eval.py", *given)
+    assert judged.code == 1
+    assert "white-box attacks leave" in judged.err
+    assert judged.err.count("\n") == 1
+    assert "the former failed" in (trained / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--steps=0,5"], "`--steps` must be ascending"),
+        (["--steps=5,x"], "`--steps` must be ascending"),
+        (["--surfaces=-1"], "`surfaces`"),
+        (["--suite=at_alp_transfer"], "evaluation.gray"),
+        (["--set=evaluation.masks=no.npz"], "`evaluation.layer`"),
+        (["--set=evaluation.masks=no.npz", "--set=evaluation.layer=relu1_1"], "read"),
+        (["--set=evaluation.reference=.", "--set=evaluation.layer=relu1_1"], "no conf"),
+        (["--suite=at_alp_adaptive", "--set=evaluation.layer=relu9"], "relu1_1"),
+    ],
+)
+def test_a_wrong_way_to_look_closer_is_refused(refused, trained, given, words):
+    line = refused("eval.py", f"--workdir={trained}", *QUICK, "--batch_size=8", *given)
+    assert words in line
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

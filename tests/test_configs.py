@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import configs
-from configs import namid
-from robustjax import build, data, training
+from configs import at_alp, namid
+from robustjax import InputError, build, data, training
 from robustjax.data import Dataset, Splits
 from robustjax.types import Batch
 
@@ -21,7 +21,13 @@ SHAPES = {
     "tiny_imagenet10": (64, 64, 3),
     "oxford_flowers17": (128, 128, 3),
 }
-TRAIN = {"digits": 1080, "mnist": 59_000, "cifar10": 49_000, "tiny_imagenet10": 4500}
+TRAIN = {
+    "digits": 1080,
+    "mnist": 59_000,
+    "cifar10": 49_000,
+    "tiny_imagenet10": 4500,
+    "oxford_flowers17": 680,
+}
 FOLDER = Path(configs.__file__).parent
 NAMES = [
     path.stem
@@ -61,6 +67,11 @@ def test_a_config_is_locked_and_says_how_to_run_it(name):
 # As another of the same networks, with other numbers: the cheap test covers them.
 LIKE_ANOTHER = [name for name in NAMES if name.startswith("cifar10_namid_resnet18_")]
 LIKE_ANOTHER += ["tiny_imagenet10_namid", "cifar10_pgd_vgg19"]
+LIKE_ANOTHER += [name for name in NAMES if name.startswith("flowers17_")]
+LIKE_ANOTHER += [
+    f"cifar10_{name}_resnet18" for name in ("mpgd", "alp", "attention", "denoise")
+]
+LIKE_ANOTHER.remove("flowers17_at_alp_small")
 SLOW = [
     pytest.param(name, marks=pytest.mark.slow if name in LIKE_ANOTHER else ())
     for name in NAMES
@@ -80,6 +91,38 @@ def test_every_variant_of_namid_builds(name, variant, monkeypatch):
     if variant != "wmim":
         wanted = {"reference", "natural", "adversarial"}
     assert set(config.networks) == set(config.adopt) == wanted
+
+
+@pytest.mark.parametrize("variant", at_alp.VARIANTS)
+def test_every_variant_of_at_alp_builds(variant, monkeypatch):
+    monkeypatch.setattr(data, "load", fake)
+    mesh = training.data_mesh(jax.devices()[:1])
+    for name in ("digits_at_alp", "cifar10_at_alp_resnet20", "flowers17_at_alp_small"):
+        config = importlib.import_module(f"configs.{name}").get_config(variant)
+        run = build.run(config, mesh, progress_bar=False)
+        (stage,) = build.build_stages(config, run.splits, run.networks, mesh)
+        assert stage.name == "train"
+        weights = dict(at_alp=(0.5, 1.0), alp=(0.5, 0), attention=(0, 1.0), mpgd=(0, 0))
+        loss = config.train.loss
+        if variant in weights:
+            assert (loss.logit_weight, loss.attention_weight) == weights[variant]
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "message"),
+    [
+        ("digits_at_alp", "both", ":at_alp, :alp"),
+        ("flowers17_at_alp_small", "alp,large", "RADIUS"),
+        ("flowers17_alp_resnet50", "0.3", ":0.25 or :0.5"),
+        ("mnist_ensemble_adv", "all", ":static"),
+        ("cifar10_denoise_resnet18", "blur", "`op` must be one of"),
+    ],
+)
+def test_a_variant_that_does_not_exist(name, variant, message, monkeypatch):
+    monkeypatch.setattr(data, "load", fake)
+    module = importlib.import_module(f"configs.{name}")
+    with pytest.raises(InputError, match=message):
+        build.run(module.get_config(variant), training.data_mesh(jax.devices()[:1]))
 
 
 @pytest.mark.parametrize("name", SLOW)

@@ -102,7 +102,8 @@ class PairingPenalty:
 
         attention * sum_j ||q_j(x') - q_j(x)||_2 + logits * ||z(x') - z(x)||_2^2
 
-    A penalty is `Partial(PairingPenalty(...), models.model_fn(...))`; q as in `pairing`.
+    A penalty is `Partial(PairingPenalty(...), models.model_fn(...))`; for q see
+    `pairing`.
 
     Attributes:
       attention: Weight of the maps; negative leaves them where they are.

@@ -1,8 +1,8 @@
 """What `eval.py` looks at beside attacks: steps, surfaces, where a network looks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,12 +69,64 @@ def surfaces(
     return dict(health=shares, **jax.device_get(found)._asdict())
 
 
+class KeyAreas(NamedTuple):
+    """Masks of images, and where they come from.
+
+    Attributes:
+      masks: [N, H, W].
+      words: What they are.
+      layer: Whose maps are compared with them.
+    """
+
+    masks: np.ndarray
+    words: str
+    layer: str
+
+
+def key_areas(
+    block: Block, test: data.Dataset, total: int, model_of: Callable[[str], ModelFn]
+) -> KeyAreas | None:
+    """Where the images' key areas are, if the config says so.
+
+    Args:
+      block: `config.evaluation`: `layer`, and `masks`, an .npz file with `masks`
+        [N, H, W] or `boxes` [N, 4] for the images of the split, or else `reference`,
+        the directory of a run, the largest quarter of whose map of the clean image is
+        the mask; of the layer `reference_layer`, or the same.
+      test: The images.
+      total: How many are judged.
+      model_of: A directory to the run's model.
+
+    Raises:
+      InputError: the masks do not fit, or there is no such run or layer.
+    """
+    if not block.get("masks") and not block.get("reference"):
+        return None
+    if not block.get("layer"):
+        raise InputError(
+            "`evaluation.layer` must name the layer whose maps are compared with masks."
+        )
+    x = np.asarray(data.as_float(jnp.asarray(test.images[:total])))
+    if block.get("masks"):
+        path = Path(block["masks"])
+        return KeyAreas(_from_file(path, x.shape), str(path), block["layer"])
+    layer = block.get("reference_layer") or block["layer"]
+    reference = model_of(block["reference"])
+    parts = map(jnp.asarray, np.array_split(x, -(-total // 256)))
+    maps = [evaluation.attention_of(reference, part, layer=layer) for part in parts]
+    masks = evaluation.reference_masks(np.concatenate(maps), x.shape[1:3])
+    words = (
+        f"the largest quarter of the cells of {layer} of {block['reference']} on "
+        "clean images"
+    )
+    return KeyAreas(masks, words, block["layer"])
+
+
 def attention(
     classifier: Classifier,
     result: evaluation.Robustness,
     test: data.Dataset,
-    block: Block,
-    reference: ModelFn | None,
+    areas: KeyAreas,
 ) -> dict[str, Any]:
     """Key areas of the run's network on clean images and those of the first attacks.
 
@@ -82,44 +134,16 @@ def attention(
       classifier: That of the run.
       result: Of `evaluate`, with x_adv kept.
       test: What it was evaluated on.
-      block: `config.evaluation`: `layer`, and `masks`, an .npz file with `masks`
-        [N, H, W] or `boxes` [N, 4] for the images of the split, or else `reference`.
-      reference: The model of `reference`, whose largest quarter of cells of the clean
-        image is the mask; its layer is `reference_layer`, or the same.
-
-    Raises:
-      InputError: there are no masks, or they do not fit.
+      areas: From `key_areas`.
     """
-    total = len(result.index)
-    x = np.asarray(data.as_float(jnp.asarray(test.images[:total])))
-    if block.get("masks"):
-        masks, words = _from_file(Path(block["masks"]), x.shape), str(block["masks"])
-    elif reference is None:
-        raise InputError(
-            "`evaluation.layer` needs `evaluation.masks`, an .npz file, or "
-            "`evaluation.reference`, the directory of an undefended run."
-        )
-    else:
-        layer = block.get("reference_layer") or block["layer"]
-        maps = np.concatenate(
-            [
-                np.asarray(
-                    evaluation.attention_of(reference, jnp.asarray(part), layer=layer)
-                )
-                for part in np.array_split(x, -(-total // 256))
-            ]
-        )
-        masks = evaluation.reference_masks(maps, x.shape[1:3])
-        words = (
-            f"the largest quarter of the cells of {layer} of {block['reference']} on "
-            "clean images"
-        )
-    images = {"clean": x}
+    x = jnp.asarray(test.images[: len(result.index)])
+    images = {"clean": np.asarray(data.as_float(x))}
     kept = [attack for attack in result.attacks if attack.x_adv is not None]
     images |= {attack.name: np.asarray(attack.x_adv) for attack in kept[:_MOST_SHOWN]}
-    subject = evaluation.Subject(classifier.model_fn, block["layer"], images)
-    found = evaluation.attention_of_models({"this": subject}, result.labels, masks)
-    return dict(masks=words, layer=block["layer"], **found)
+    subject = evaluation.Subject(classifier.model_fn, areas.layer, images)
+    labels = result.labels
+    found = evaluation.attention_of_models({"this": subject}, labels, areas.masks)
+    return dict(masks=areas.words, layer=areas.layer, **found)
 
 
 def limits(block: Block, radii: Sequence[float], labels: np.ndarray) -> list[Any]:
