@@ -21,6 +21,7 @@ PAGE = (DOCS / "attacks.md").read_text()
 INTERPOLATION = (DOCS / "interpolation.md").read_text()
 NAMID = (DOCS / "namid.md").read_text()
 NIP = (DOCS / "nip.md").read_text()
+AT_ALP = (DOCS / "at_alp.md").read_text()
 INFORMATION = (DOCS / "information.md").read_text()
 # One of each way to count: a scan, chunks at two lengths, early ends, no passes.
 QUICK = "pgd,square,deepfool,grey"
@@ -51,7 +52,8 @@ def test_the_python_blocks_run(tmp_path, monkeypatch):
     for block in blocks("python"):
         exec(compile(block, "attacks.md", "exec"), names)
     key, f, x, y = (names[name] for name in ("key", "logits_fn", "x", "y"))
-    for name in ("towards", "nearest", "several", "ensemble", "each", "sparing"):
+    called = ("towards", "nearest", "random", "several", "ensemble", "each", "sparing")
+    for name in (*called, "label_free"):
         assert (names[name](key, f, x, y) != x).any()
     assert (names["curve"][:-1] >= names["curve"][1:]).all()
     assert (names["accuracies"][:-1] >= names["accuracies"][1:]).all()
@@ -93,6 +95,20 @@ def test_the_page_on_nip_runs():
     assert (names["oblivious"] != names["adaptive"]).any()
 
 
+def test_the_page_on_pairs_runs():
+    names = {}
+    for block in blocks("python", AT_ALP):
+        exec(compile(block, "at_alp.md", "exec"), names)
+    assert {"loss/logit", "loss/attention"} < set(names["aux"].metrics)
+    assert names["features"]["stage3"].shape == (2, 8, 8, 64)
+    assert "denoise" in names["weights"][0]["stage1"]
+    _, aux = names["ensemble"](
+        names["params"], names["model_state"], jax.random.key(5), names["batch"]
+    )
+    assert 0 <= aux.metrics["accuracy/robust"] <= 1
+    assert len(names["areas"]["rows"]) == 2
+
+
 def test_the_page_on_information_runs():
     names = {}
     for block in blocks("python", INFORMATION):
@@ -112,7 +128,7 @@ def test_the_tables_on_information_are_what_the_script_writes(monkeypatch):
     "line",
     "".join(
         block
-        for page in (PAGE, INTERPOLATION, NAMID, NIP)
+        for page in (PAGE, INTERPOLATION, NAMID, NIP, AT_ALP)
         for block in blocks("bash", page)
     ).splitlines(),
 )

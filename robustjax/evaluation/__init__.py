@@ -15,7 +15,6 @@ from robustjax.evaluation.landscape import GradientHealth as GradientHealth
 from robustjax.evaluation.landscape import Surface as Surface
 from robustjax.evaluation.landscape import gradient_health as gradient_health
 from robustjax.evaluation.landscape import loss_surface as loss_surface
-from robustjax.evaluation.landscape import step_curves as step_curves
 from robustjax.evaluation.limits import InconsistentError as InconsistentError
 from robustjax.evaluation.limits import by_access as by_access
 from robustjax.evaluation.limits import class_prior as class_prior
@@ -36,5 +35,6 @@ from robustjax.evaluation.results import Robustness as Robustness
 from robustjax.evaluation.results import wilson_interval as wilson_interval
 from robustjax.evaluation.robustness import evaluate as evaluate
 from robustjax.evaluation.robustness import robustness_curve as robustness_curve
+from robustjax.evaluation.steps import step_curves as step_curves
 from robustjax.evaluation.true_label import benign_twin_share as benign_twin_share
 from robustjax.evaluation.true_label import oracle_share as oracle_share

@@ -1,24 +1,16 @@
-"""The loss around images: along steps of an attack, over a plane, and its gradient."""
+"""The loss around images: over a plane, and its gradient."""
 
 import functools
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
 
 from robustjax import _checks
 from robustjax._gradients import input_gradient, loop_safe
-from robustjax.attacks import keep_trajectory
-from robustjax.data import Dataset, as_float
-from robustjax.evaluation._batching import batches_of, image_keys
 from robustjax.objectives import cross_entropy
-from robustjax.training import sharding
 from robustjax.types import (
     Array,
-    IteratedAttack,
     Key,
     LogitsFn,
     Objective,
@@ -26,71 +18,6 @@ from robustjax.types import (
 )
 
 VANISHED = 1e-8
-
-
-def step_curves(
-    logits_fn: LogitsFn,
-    dataset: Dataset,
-    attack_at: Callable[[Array], IteratedAttack],
-    step_sizes: Sequence[float],
-    steps: Sequence[int],
-    *,
-    key: Key,
-    batch_size: int = 512,
-    num_examples: int | None = None,
-    mesh: Mesh | None = None,
-    objective: Objective = cross_entropy,
-) -> dict[str, Any]:
-    """Accuracy and mean loss after so many steps, for each step size, JSON-able.
-
-    One run per step size, looked at on its way: nothing recompiles, and a curve costs
-    little more than its longest attack.
-
-    Args:
-      logits_fn: The classifier.
-      dataset: What to evaluate on.
-      attack_at: Step size (traced) to an iterated attack of at least `max(steps)`, e.g.
-        `lambda s: pgd(threat, step_size=s, num_steps=200)`.
-      step_sizes: On the pixel scale.
-      steps: Ascending.
-      key: A typed key; used per image as in `evaluate`.
-      batch_size: Images at a time; memory grows with `batch_size * len(steps)`.
-      num_examples: Only the first that many; None for all.
-      mesh: Devices, by default all of them.
-      objective: Whose mean is shown.
-
-    Returns:
-      `steps`, `step_sizes`, `num_examples`, and lists [S][T]: `accuracy` at the iterate
-      after t steps, `worst` over the iterates up to there, and `loss`.
-
-    Raises:
-      InputError: an argument is out of range.
-    """
-    _checks.positive(step_sizes=np.asarray(step_sizes))
-    predict = as_pytree(logits_fn)
-    total = len(dataset) if num_examples is None else num_examples
-
-    @jax.jit
-    def run(key, predict, batch, step_size):
-        attack = keep_trajectory(attack_at(step_size), steps, objective=objective)
-        x, keys = as_float(batch.x), image_keys(key, batch.index)
-        seen = attack(keys, predict, x, batch.y)[1]
-        return seen.broken.T, seen.value.T
-
-    found = dict(accuracy=[], worst=[], loss=[])
-    for step_size in step_sizes:
-        blocks = batches_of(predict, dataset, batch_size, num_examples, mesh)
-        size = jnp.float32(step_size)
-        rows = [sharding.to_host(run(key, predict, b, size)) for b in blocks]
-        broken, value = (
-            np.concatenate(part)[:total] for part in zip(*rows, strict=True)
-        )
-        ever = np.logical_or.accumulate(broken, axis=1)
-        found["accuracy"].append((1 - broken.mean(axis=0)).tolist())
-        found["worst"].append((1 - ever.mean(axis=0)).tolist())
-        found["loss"].append(value.mean(axis=0).tolist())
-    numbers = dict(steps=list(map(int, steps)), step_sizes=list(map(float, step_sizes)))
-    return dict(num_examples=total, **numbers, **found)
 
 
 class Surface(NamedTuple):
