@@ -33,7 +33,8 @@ BEGIN, END = (
 
 GROUPS = {
     "Gradients, a fixed budget": (
-        *("fgsm", "bim", "pgd", "projected_gradient", "adam_pgd"),
+        *("fgsm", "r_fgsm", "step_ll", "bim", "pgd", "pgd_targeted", "drift"),
+        *("projected_gradient", "adam_pgd"),
         *("apgd", "apgd_target", "apgd_targeted", "feature_collision", "selector"),
     ),
     "AutoAttack": (
@@ -57,16 +58,17 @@ GROUPS = {
 }
 # Public names that are no attack and make none of attacks.
 HELPERS = (
-    *("broken", "uniform_start", "gaussian_kernel", "resize_and_pad"),
+    *("broken", "uniform_start", "sign_start", "gaussian_kernel", "resize_and_pad"),
     *("mass_above_one", "universal_perturbation", "Trajectory"),
     *("Placement", "Stage", "StagedAttack", "StageOutcome"),
     *("Candidates", "chosen", "pack_candidates", "unpack_candidates"),
 )
 # They take attacks or classifiers and give such.
 COMBINATORS = (
-    *("restarts", "worst_case", "each_target", "masked", "early_stop"),
-    *("keep_trajectory", "with_surrogate", "against", "expectation"),
-    *("oblivious", "transfer", "WithPenalty", "penalised"),
+    *("restarts", "worst_case", "each_target", "towards", "masked", "early_stop"),
+    *("keep_trajectory", "warm_start", "unlabelled", "with_surrogate", "against"),
+    *("expectation", "oblivious", "transfer", "ensemble", "drawn_source"),
+    *("WithPenalty", "PairingPenalty", "penalised"),
 )
 WITHOUT_NORM = {
     "pixel": "pixels",
@@ -78,6 +80,8 @@ WITHOUT_NORM = {
     "wasserstein_pgd": "transport",
 }
 TARGETED = {  # where the signature does not say it
+    "step_ll": "the least likely class",
+    "pgd_targeted": "`choice=`",
     "apgd_target": "the class of `rank=`",
     "apgd_targeted": "wrong classes in turn",
     "fab_target": "the class of `rank=`",
@@ -90,8 +94,11 @@ TARGETED = {  # where the signature does not say it
 _LOOP, _STEP = "NumPy, every step", "NumPy, one step"
 CHECKED = {
     "fgsm": ("closed form", "gradient", "linf_is_exact_on_a_linear_model"),
+    "r_fgsm": (_STEP, "chosen_class", "r_fgsm_is_the_formula"),
+    "step_ll": (_STEP, "chosen_class", "step_ll_is_the_formula"),
     "bim": (_LOOP, "gradient", "without_momentum_mi_fgsm_is_bim"),
     "pgd": (_LOOP, "gradient", "every_step_of_a_float64_reference"),
+    "pgd_targeted": (_LOOP, "chosen_class", "pgd_descends_the_target_step_by_step"),
     "projected_gradient": (_LOOP, "gradient", "every_step_of_a_float64_reference"),
     "adam_pgd": (_LOOP, "adam_pgd", "the_trajectory_ends_where_numpy_ends"),
     "apgd": (_LOOP, "apgd", "every_step_of_a_float64_reference"),
@@ -302,6 +309,9 @@ def cited(name: str) -> list[tuple[str, ...]]:
 
 
 TITLES = {
+    "Ensemble Adversarial Training": (
+        "Ensemble Adversarial Training: Attacks and Defenses"
+    ),
     "Fast is better than free": (
         "Fast is better than free: Revisiting adversarial training"
     ),

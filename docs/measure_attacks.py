@@ -91,6 +91,8 @@ def _noisy(keys, x):
 ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "projected_gradient": lambda: dict(rule=optax.sgd(-0.01), num_steps=10),
     "pgd": lambda: dict(step_size=0.01, num_steps=10),
+    "pgd_targeted": lambda: dict(step_size=0.01, num_steps=10),
+    "drift": lambda: dict(step_size=0.01, num_steps=10),
     "bim": lambda: dict(step_size=0.01, num_steps=10),
     "universal": lambda: dict(step_size=0.01, num_steps=10),
     "apgd_target": lambda: dict(rank=2),

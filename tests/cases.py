@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from robustjax import attacks, defenses, models, objectives, threats
+from robustjax.models.layers import Mark
 from robustjax.types import Batch
 
 # Name -> (radius -> threat, a radius that binds on the images below).
@@ -48,6 +49,12 @@ DEFENSES = {
     "trades-both": lambda m: defenses.trades(m, _kl_pgd(), statistics="both"),
     "mart": lambda m: defenses.mart(m, _short_pgd()),
     "mart-both": lambda m: defenses.mart(m, _short_pgd(), statistics="both"),
+    "at_alp": lambda m: defenses.at_alp(m, _short_pgd(), layers=("stage1",)),
+    "at_alp-both": lambda m: defenses.at_alp(
+        m, _short_pgd(), layers=("stage1",), joint_batch=False, detach_clean=True
+    ),
+    "clean_logit_pairing": lambda m: defenses.clean_logit_pairing(m, noise=0.1),
+    "logit_squeezing": lambda m: defenses.logit_squeezing(m, noise=0.1),
     "awp": lambda m: defenses.awp(defenses.adversarial(m, _short_pgd())),
     "awp-trades": lambda m: defenses.awp(defenses.trades(m, _kl_pgd()), gamma=0.005),
     "awp-standard": lambda m: defenses.awp(defenses.standard(m)),
@@ -61,7 +68,8 @@ class BatchNormNet(nn.Module):
     def __call__(self, x, *, train):
         x = nn.Conv(8, (3, 3), name="conv")(x)
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
-        return nn.Dense(4, name="head")(nn.relu(x).mean((1, 2)))
+        x = Mark(name="stage1")(nn.relu(x))
+        return nn.Dense(4, name="head")(x.mean((1, 2)))
 
 
 def batch_norm_model():

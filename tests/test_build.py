@@ -215,8 +215,8 @@ def views_of(roles, *, head=False, defense=None):
         critics=SimpleNamespace(roles=roles) if roles else None,
         view=lambda changes: logits_fn,
         judge=lambda changes: logits_fn,
-        guides=lambda: guides | {"num_targets": 2},
-        penalised=lambda attack, changes: attack,
+        guides=lambda asked: guides | {"num_targets": 2},
+        penalised=lambda attack, kind, changes: attack,
     )
 
 
@@ -235,7 +235,9 @@ def built(suite, views=None, **more):
 def test_every_suite_builds(suite):
     views = {"wnll_adaptive": views_of((), head=True), "nip_paper": views_of(())}
     views["nip_adaptive"] = views_of((), defense="nip")
-    built(suite, views.get(suite))
+    views["at_alp_adaptive"] = views_of(())
+    sources = {"at_alp_transfer": dict(gray="runs/a,runs/b", black="runs/c")}
+    built(suite, views.get(suite), **sources.get(suite, {}))
     if suite == "nip_paper":
         built(suite, views["nip_adaptive"])
 
@@ -279,7 +281,8 @@ def test_every_attack_has_a_name():
         *("oblivious", "projected_gradient", "resize_and_pad", "transferable"),
         *("uniform_start", "universal_perturbation", "with_surrogate"),
         *("Placement", "Stage", "StagedAttack", "StageOutcome", "Trajectory"),
-        *("WithPenalty", "penalised"),
+        *("WithPenalty", "PairingPenalty", "penalised"),
+        *("ensemble", "sign_start", "towards"),
         *("Candidates", "chosen", "pack_candidates", "unpack_candidates"),
     }
     assert public - code_only == set(names.ATTACKS)
@@ -335,3 +338,43 @@ def test_sources_of_a_transfer_are_runs():
     attack = build.build_attack(block, classifier)
     assert asked == ["runs/a", "runs/b"]
     assert attack.parameters["sources"] == asked
+
+
+def test_a_drawn_source_attacks_runs_and_the_model_itself():
+    step = {"name": "unlabelled", "attack": {"name": "r_fgsm", "threat": LINF}}
+    block = {"name": "drawn_source", "attack": step, "sources": ["a", "b"], "own": PGD}
+    with pytest.raises(InputError, match="sources"):
+        build.build_attack(block)
+    asked = []
+
+    def another(workdir):
+        asked.append(workdir)
+        return logits_fn
+
+    named = build.build_attack(block, another)
+    assert asked == ["a", "b"]
+    assert named.parameters["sources"] == asked
+    assert named.parameters["own"]["name"] == "pgd"
+    assert named.parameters["attack"]["attack"]["random_step"] is None
+    json.dumps(named.parameters, allow_nan=False)
+    x, y = jnp.full((3, 2, 2, 1), 0.4), jnp.zeros(3, jnp.int32)
+    assert (named.attack(jax.random.key(0), logits_fn, x, y) != x).any()
+    with pytest.raises(InputError, match="`attack name`"):
+        build.build_attack({**block, "own": {"name": "pdg"}}, another)
+    model = models.from_linen(models.small_cnn(stages=((4,),), dense=8))
+    loss = {"name": "trades", "attack": {**block, "attack": {**PGD, "objective": "kl"}}}
+    build.build_loss(loss, Networks(model), another)
+    assert asked == 2 * ["a", "b"]
+
+
+@pytest.mark.parametrize("choice", ["least_likely", "runner_up", "random", "every"])
+def test_a_target_is_chosen_by_name(choice):
+    block = {**PGD, "name": "pgd_targeted", "choice": choice, "objective": "margin"}
+    named = build.build_attack({**block, "random_start": "none"})
+    assert named.parameters["choice"] == choice
+    x, y = jnp.full((3, 2, 2, 1), 0.4), jnp.zeros(3, jnp.int32)  # 1, before and after
+    x_adv = named.attack(jax.random.key(0), logits_fn, x, y)
+    moved = 0.4 if choice == "every" else 0.3  # which spares what is wrong already
+    np.testing.assert_allclose(x_adv[:, 0, 0, 0], moved, atol=1e-6)
+    with pytest.raises(InputError, match="`choice` must be one of"):
+        build.build_attack({**block, "choice": "last"})

@@ -28,7 +28,7 @@ def step_curves(
     num_examples: int | None = None,
     mesh: Mesh | None = None,
 ) -> dict[str, Any]:
-    """Accuracy and mean cross-entropy after so many steps, for each step size, JSON-able.
+    """Accuracy and mean cross-entropy after so many steps, by step size, JSON-able.
 
     One run per step size, looked at on its way: nothing recompiles, and a curve costs
     little more than its longest attack.

@@ -31,6 +31,9 @@ CASES = {
     "each-target": AttackCase(
         lambda t: attacks.each_target(_towards(t), 3), iterated=False
     ),
+    "each-target-at-once": AttackCase(
+        lambda t: attacks.each_target(_towards(t), 3, at_once=2), iterated=False
+    ),
     "masked": AttackCase(
         lambda t: attacks.masked(_pgd(t), chunk_size=1), iterated=False
     ),
@@ -38,11 +41,13 @@ CASES = {
         lambda t: attacks.oblivious(_pgd(t), lambda x: -_linear(x)),
         iterated=False,
         breaks=False,
+        least_classes=4,  # those of the source
     ),
     "transfer": AttackCase(
         lambda t: attacks.transfer(_pgd(t), [_linear, lambda x: -_linear(x)]),
         iterated=False,
         breaks=False,
+        least_classes=4,
     ),
     "early-stop": AttackCase(lambda t: attacks.early_stop(_pgd(t)), iterated=False),
 }

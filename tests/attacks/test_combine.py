@@ -209,6 +209,45 @@ def test_each_target_stops_when_all_are_broken():
     assert not counts
 
 
+@pytest.mark.parametrize("num_targets", [2, 9])
+def test_targets_at_once_are_those_one_after_the_other(num_targets):
+    threat, counts = threats.linf(0.03), []
+
+    def towards(target):
+        objective = objectives.targeted(objectives.margin, target)
+        once = attacks.pgd(threat, step_size=0.02, num_steps=2, objective=objective)
+        return counted(once, counts)
+
+    y, found, runs = RIGHT.at[5].add(2) % 4, {}, {}
+    for at_once in (1, 2, 3, 9):
+        attack = attacks.each_target(towards, num_targets, at_once=at_once)
+        found[at_once] = jax.jit(lambda k, attack=attack: attack(k, logits_fn, X, y))(
+            jax.random.key(3)
+        )
+        jax.effects_barrier()
+        runs[at_once] = len(counts)
+        counts.clear()
+    for at_once in (2, 3, 9):
+        np.testing.assert_allclose(found[at_once], found[1], atol=1e-6)
+    np.testing.assert_array_equal(found[1][5], X[5])
+    assert broken(found[1], y).sum() > broken(X, y).sum()
+    assert not broken(found[1], y).all()  # so that all are tried
+    count = min(num_targets, 3)  # there are no more wrong classes
+    assert runs == {1: count, 2: -(-count // 2), 3: 1, 9: 1}
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_targets_of_a_random_classifier_are_those_of_its_classes(at_once):
+    counts = []
+    draws = lambda x: jnp.stack([logits_fn(x), logits_fn(x)])
+    towards = lambda target: counted(moved(0.0), counts)
+    attack = attacks.each_target(towards, 9, at_once=at_once)
+    y = logits_fn(X[:2]).argmax(1)  # fewer images than classes
+    jax.jit(lambda k: attack(k, draws, X[:2], y))(jax.random.key(0))
+    jax.effects_barrier()
+    assert len(counts) == (3 if at_once == 1 else 2)
+
+
 @pytest.mark.parametrize("chunk_size", [None, 1, 4, 8])
 def test_what_is_misclassified_is_spared_in_whole_chunks(chunk_size):
     counts, wrong = [], np.zeros(16, bool)
@@ -235,6 +274,7 @@ def test_what_is_misclassified_is_spared_in_whole_chunks(chunk_size):
     [
         (lambda: attacks.worst_case([]), "`attacks`"),
         (lambda: attacks.each_target(moved, 0), "`num_targets`"),
+        (lambda: attacks.each_target(moved, 2, at_once=0), "`at_once`"),
         (lambda: attacks.masked(moved(0.1), chunk_size=0), "`chunk_size`"),
         (
             lambda: attacks.masked(moved(0.1), chunk_size=5)(
