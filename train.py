@@ -30,7 +30,7 @@ def train_and_validate(
     run = build.run(config, mesh, progress_bar=progress_bar)
     another = build.another_run(mesh)
     stages = build.build_stages(config, run.splits, run.networks, mesh, another)
-    adopt = build.initial_weights(config, run.networks, mesh)
+    adopt = build.initial_weights(config, run.networks, mesh, workdir)
     cli.claim(workdir, build.resolved(config))
     state = training.train(
         stages,

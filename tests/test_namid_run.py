@@ -311,7 +311,9 @@ def test_the_penalty_is_the_training_losses_own(judged):
             found = shifted(jnp.clip(x + 0.05, 0, 1))
             return jnp.broadcast_to(found.mean(axis=1)[:, None, None, None], x.shape)
 
-        attack = classifier.penalised(read, weights | dict(sign=sign, natural=share))
+        attack = classifier.penalised(
+            read, "information", weights | dict(sign=sign, natural=share)
+        )
         got = attack(jax.random.key(0), logits_fn, x, jnp.zeros(6, int))[:, 0, 0, 0]
         expected = sign * (share * of_x + of_noise)
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)

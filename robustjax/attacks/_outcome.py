@@ -182,11 +182,13 @@ def where(rows: Array, this: Array, other: Array) -> Array:
     return jnp.where(rows.reshape(rows.shape + (1,) * (this.ndim - 1)), this, other)
 
 
-def check_same_classes(source: LogitsFn, logits_fn: LogitsFn, x: Array) -> None:
+def check_same_classes(
+    source: LogitsFn, logits_fn: LogitsFn, x: Array, name: str = "sources"
+) -> None:
     """Raises unless a surrogate has the classes of the model under attack."""
     theirs, ours = (jax.eval_shape(f, x).shape[-1] for f in (source, logits_fn))
     if theirs != ours:
         raise InputError(
-            f"`sources` must have the classes of the model under attack, {ours}, got "
-            f"one with {theirs}."
+            f"`{name}` must have the classes of the model under attack, {ours}, got one "
+            f"with {theirs}."
         )

@@ -195,7 +195,7 @@ def oblivious(attack: Attack, bare_logits_fn: LogitsFn) -> Attack:
 
 def _elsewhere(attack, source, key: Key, logits_fn, x: Array, y: Array) -> Array:
     _outcome.check_call(logits_fn, x, y)
-    _outcome.check_same_classes(source, logits_fn, x)
+    _outcome.check_same_classes(source, logits_fn, x, "bare_logits_fn")
     return jax.lax.stop_gradient(attack(key, source, x, y))
 
 
