@@ -189,6 +189,6 @@ def check_same_classes(
     theirs, ours = (jax.eval_shape(f, x).shape[-1] for f in (source, logits_fn))
     if theirs != ours:
         raise InputError(
-            f"`{name}` must have the classes of the model under attack, {ours}, got one "
-            f"with {theirs}."
+            f"`{name}` must have the classes of the model under attack, {ours}, got "
+            f"{theirs}."
         )
