@@ -1,9 +1,8 @@
 """What the configs on 17 Flowers share.
 
-The data: `rj.data` reads the TFDS builder `oxford_flowers17`, whose configs are the
-three official partitions; report the mean over them. The default here is whatever
-split stands in `data_dir`. BMW-10 and other sets of one directory per class come
-through `config.data.name = "image_folder"`.
+The TFDS builder `oxford_flowers17` has the three official partitions as its configs,
+`--config.data.name=oxford_flowers17/split1` and so on; report the mean over them. The
+default here is the split that stands in `data_dir`.
 """
 
 import ml_collections

@@ -66,7 +66,9 @@ def namid_paper(evaluation: Block) -> Blocks:
     if surrogate is None:
         return rows
     other = [
-        row | dict(source=surrogate, label=f"{row['label']}, black box") for row in rows
+        row
+        | dict(source=surrogate, access="black", label=f"{row['label']}, black box")
+        for row in rows
     ]
     return rows + other
 

@@ -241,8 +241,7 @@ def test_training_sees_each_source_and_its_own_answers(networks):
         (
             [CURRENT, lambda x: CURRENT(x)[:, :3]],
             jax.random.key(0),
-            "`sources` must have the classes of the model under attack, 4, got one "
-            "with 3",
+            "`sources` must have the classes of the model under attack, 4, got 3",
         ),
         ([CURRENT], jax.random.split(jax.random.key(0), 3), r"`key` .* \(3,\)"),
         ([CURRENT], jnp.zeros(2, jnp.uint32), "`key` must be a typed key"),
