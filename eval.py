@@ -49,8 +49,8 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         config.data.data_dir = _DATA_DIR.value
     given: dict[str, Any] = {name: flag.value for name, flag in _ATTACK.items()}
     block = build.evaluation_with(config.evaluation, **given)
-    radii = None if _CURVE.value is None else _radii(_CURVE.value)
-    steps = None if _STEPS.value is None else _steps(_STEPS.value)
+    radii = None if _CURVE.value is None else build.as_radii(_CURVE.value)
+    steps = None if _STEPS.value is None else build.as_steps(_STEPS.value)
     attack_at = None if radii is None else build.curve_attack(block)
     mesh = training.data_mesh()
     build.check_suite(_SUITE.value)
@@ -86,14 +86,10 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         more["surfaces"] = build.surfaces(classifier, test, block, _SURFACES.value)
     if steps is not None:
         more["steps"] = build.step_curves(classifier, test, block, steps, **chosen)
-    curve = None
     if radii is not None and attack_at is not None:
         chosen |= dict(source=classifier.source)
         correct = evaluation.robustness_curve(predict, test, attack_at, radii, **chosen)
-        curve = {"eps": radii, "accuracy": correct.mean(axis=1).tolist()}
-        limits = build.limits(block, radii, result.labels)
-        if any(limit is not None for limit in limits):
-            curve["limit"] = limits
+        more["curve"] = build.as_curve(block, radii, correct, result.labels)
     summary = evaluation.summarise(result)
     if jax.process_index() == 0:
         context = dict(
@@ -107,7 +103,7 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
             versions=cli.versions(),
             config=build.resolved(config),
         )
-        evaluation.write_report(report, summary, context=context, curve=curve, **more)
+        evaluation.write_report(report, summary, context=context, **more)
         if _SAVE.value:
             evaluation.save_adversarial(report / "adversarial", result)
         print(
@@ -137,32 +133,6 @@ def main() -> None:
     if jax.process_index() == 0:
         training.write_json(report / "seeds.json", figures)
         print(f"\n{evaluation.seeds_table(figures)}")
-
-
-def _radii(given: list[str]) -> list[float]:
-    try:
-        radii = [float(eps) for eps in given]
-    except ValueError:
-        radii = []
-    if not radii or radii[0] < 0 or sorted(set(radii)) != radii:
-        raise InputError(
-            f"`--curve` must be ascending radii as in 0,0.05, got {given}."
-        )
-    return radii
-
-
-def _steps(given: list[str]) -> list[int]:
-    steps = [int(text) for text in given if text.isdigit()]
-    if (
-        len(steps) != len(given)
-        or not steps
-        or sorted(set(steps)) != steps
-        or not steps[0]
-    ):
-        raise InputError(
-            f"`--steps` must be ascending numbers as in 10,20,50,100, got {given}."
-        )
-    return steps
 
 
 if __name__ == "__main__":

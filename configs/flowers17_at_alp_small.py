@@ -26,7 +26,7 @@ def get_config(variant: str = "at_alp") -> ml_collections.ConfigDict:
     config = common.base(eps)
     config.data.name = "oxford_flowers17"
     config.data.image_size = 64
-    config.data.batch_size = 34
+    config.data.batch_size = 40
     config.data.augment = dict(
         random_resized_crop=dict(size=64, scale=(0.35, 1.0)), flip=dict()
     )

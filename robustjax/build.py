@@ -27,9 +27,11 @@ from robustjax.config.runs import read_config as read_config
 from robustjax.config.runs import resolved as resolved
 from robustjax.config.runs import restore as restore
 from robustjax.config.runs import run as run
+from robustjax.config.scrutiny import as_curve as as_curve
+from robustjax.config.scrutiny import as_radii as as_radii
+from robustjax.config.scrutiny import as_steps as as_steps
 from robustjax.config.scrutiny import attention as attention
 from robustjax.config.scrutiny import key_areas as key_areas
-from robustjax.config.scrutiny import limits as limits
 from robustjax.config.scrutiny import step_curves as step_curves
 from robustjax.config.scrutiny import surfaces as surfaces
 from robustjax.config.stages import build_loss as build_loss

@@ -27,7 +27,9 @@ if QUICK:
     jax.config.update("jax_disable_most_optimizations", True)
 
 # Compilation makes first examples slow, and seeds from the clock make CI a lottery.
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.register_profile(
+    "ci", deadline=None, derandomize=True, max_examples=40
+)
 hypothesis.settings.load_profile("ci")
 
 

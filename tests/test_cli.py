@@ -209,6 +209,7 @@ def get_config(evaluation):
 """
 
 
+@pytest.mark.slow
 def test_any_run_is_judged_with_another_head_and_a_transform(
     command, trained, tmp_path
 ):
@@ -309,7 +310,6 @@ def test_attackers_who_know_less_and_do_more_stop_the_result(
         (["--set=evaluation.masks=no.npz"], "`evaluation.layer`"),
         (["--set=evaluation.masks=no.npz", "--set=evaluation.layer=relu1_1"], "read"),
         (["--set=evaluation.reference=.", "--set=evaluation.layer=relu1_1"], "no conf"),
-        (["--suite=at_alp_adaptive", "--set=evaluation.layer=relu9"], "relu1_1"),
     ],
 )
 def test_a_wrong_way_to_look_closer_is_refused(refused, trained, given, words):

@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
@@ -131,7 +132,10 @@ def test_a_config_builds_and_its_step_has_the_right_shapes(name, monkeypatch):
     monkeypatch.setattr(data, "load", fake)
     mesh = training.data_mesh(jax.devices()[:4])  # 500 + 1,000 rows divide by 4
     run = build.run(config, mesh, progress_bar=False)
-    stages = build.build_stages(config, run.splits, run.networks, mesh)
+    another = None
+    if name == "mnist_ensemble_adv":  # other runs, of as many classes
+        another = lambda source: lambda x: jnp.zeros((len(x), 10))
+    stages = build.build_stages(config, run.splits, run.networks, mesh, another)
     assert [stage.name for stage in stages] == list(config.stages)
     assert config.stages[-1] in run.validate
     assert build.build_suite("quick", config.evaluation)

@@ -282,6 +282,7 @@ def judged(calm):
     )
 
 
+@pytest.mark.slow
 def test_the_penalty_is_the_training_losses_own(judged):
     classifier, x, _ = judged
     weights = dict(amount=0.5, cosine=2.0)

@@ -48,6 +48,7 @@ def train(module, train_set: Dataset, *, eps: float, steps: int, augment=None):
     return models.logits_fn(model, state.params, state.model_state), np.array(losses)
 
 
+@pytest.mark.slow
 def test_mnist_is_learned_robustly():
     splits = data.load("mnist")
     assert (len(splits.train), len(splits.test)) == (60_000, 10_000)

@@ -27,6 +27,7 @@ def towards_other(images: Array, labels: Array, *, num_halvings: int = 10) -> At
       InputError: an argument does not fit.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> others = jnp.array([[0.0, 1.0]])
       >>> attack = towards_other(others, jnp.array([1]))
       >>> x, y = jnp.array([[0.75, 0.25]]), jnp.array([0])

@@ -66,8 +66,7 @@ def namid_paper(evaluation: Block) -> Blocks:
     if surrogate is None:
         return rows
     other = [
-        row
-        | dict(source=surrogate, access="black", label=f"{row['label']}, black box")
+        row | dict(source=surrogate, access="black", label=f"{row['label']}, black box")
         for row in rows
     ]
     return rows + other

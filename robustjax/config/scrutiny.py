@@ -146,12 +146,53 @@ def attention(
     return dict(masks=areas.words, layer=areas.layer, **found)
 
 
-def limits(block: Block, radii: Sequence[float], labels: np.ndarray) -> list[Any]:
-    """What no classifier exceeds at each radius of a curve, None where that is 1."""
-    threat = dict(block["threat"])
-    prior = evaluation.class_prior(labels)
+def as_curve(
+    block: Block, radii: Sequence[float], correct: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """A robustness curve as reports take it, with what no classifier exceeds.
+
+    Args:
+      block: `config.evaluation`.
+      radii: Of the curve.
+      correct: From `evaluation.robustness_curve`.
+      labels: Of the images.
+    """
+    curve: dict[str, Any] = dict(eps=radii, accuracy=correct.mean(axis=1).tolist())
+    threat, prior = dict(block["threat"]), evaluation.class_prior(labels)
     at = lambda eps: has_constant_solution({"threat": threat | dict(eps=eps)})
-    return [prior if at(eps) else None for eps in radii]
+    limits = [prior if at(eps) else None for eps in radii]
+    return curve | (dict(limit=limits) if any(map(at, radii)) else {})
+
+
+def as_radii(given: Sequence[str]) -> list[float]:
+    """The flag `--curve`.
+
+    Raises:
+      InputError: it does not hold ascending radii.
+    """
+    try:
+        radii = [float(eps) for eps in given]
+    except ValueError:
+        radii = []
+    if not radii or radii[0] < 0 or sorted(set(radii)) != radii:
+        raise InputError(
+            f"`--curve` must be ascending radii as in 0,0.05, got {given}."
+        )
+    return radii
+
+
+def as_steps(given: Sequence[str]) -> list[int]:
+    """The flag `--steps`.
+
+    Raises:
+      InputError: it does not hold ascending numbers.
+    """
+    steps = [int(text) for text in given if text.isdigit()]
+    if not steps or len(steps) != len(given) or sorted({0, *steps}) != [0, *steps]:
+        raise InputError(
+            f"`--steps` must be ascending numbers as in 10,20,50,100, got {given}."
+        )
+    return steps
 
 
 def _from_file(path: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -92,7 +92,7 @@ def broken(x, y=Y):
 RIGHT = logits_fn(X).argmax(1).at[0].add(1) % 4  # wrong about the first
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3])
+@pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
 def test_fewer_restarts_at_once_are_the_same(at_once):
     once = attacks.pgd(threats.linf(0.1), step_size=0.05, num_steps=2)
     for objective in (objectives.cross_entropy, lambda logits, y: 0 * logits[:, 0]):

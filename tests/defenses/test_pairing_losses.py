@@ -117,9 +117,14 @@ def value_and_grad(loss_fn, params=WEIGHTS):
 
 
 @pytest.mark.parametrize("weights", PAIRS)
-@pytest.mark.parametrize("joint", [True, False])
 @pytest.mark.parametrize(
-    ("detach", "clean_weight", "smoothing"), [(False, 0.5, 0.0), (True, 0.3, 0.1)]
+    ("joint", "detach", "clean_weight", "smoothing"),
+    [
+        (True, False, 0.5, 0.0),
+        (False, True, 0.3, 0.1),
+        pytest.param(True, True, 0.3, 0.1, marks=pytest.mark.slow),
+        pytest.param(False, False, 0.5, 0.0, marks=pytest.mark.slow),
+    ],
 )
 def test_at_alp_is_its_formula(weights, joint, detach, clean_weight, smoothing):
     loss_fn = defenses.at_alp(

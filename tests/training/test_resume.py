@@ -62,6 +62,7 @@ def metrics(workdir):
     return (workdir / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_twice_ends_with_the_same_bits():
     line = [sys.executable, "benchmarks/resume.py", "--kills=2", "--epochs=6"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
@@ -90,6 +91,7 @@ def test_signals_save_and_the_same_command_goes_on(tmp_path):
     assert metrics(cut) == metrics(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line(small_disk):
     """700 kB hold one checkpoint of this network, not two."""
     workdir = small_disk("700k") / "run"

@@ -391,6 +391,7 @@ def test_surrogate_gradients_change_no_answer(net):
     assert (hidden[0] == 0).mean() < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", ["linen"], indirect=True)
 def test_a_soft_choice_among_neighbors_has_another_gradient(net):
     model_fn, _, batch = net
@@ -446,7 +447,7 @@ def test_sizes_come_as_numbers_of_any_kind():
 @pytest.mark.parametrize(
     ("policy", "form"),
     [
-        ("dictionary", "universal"),
+        pytest.param("dictionary", "universal", marks=pytest.mark.slow),
         ("candidates", "per_sample"),
         pytest.param("candidates", "universal", marks=pytest.mark.slow),
         pytest.param("pooled", "per_sample", marks=pytest.mark.slow),
