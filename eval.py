@@ -41,8 +41,8 @@ _ATTACK = dict(  # overrides of the suite's attacks
 )
 
 
-def judge(workdir: Path, report: Path) -> dict[str, float]:
-    """Evaluates one run, writes its report, returns accuracies by row."""
+def judge(workdir: Path, report: Path) -> tuple[dict[str, float], list[str]]:
+    """Evaluates one run and writes its report: accuracies by row, inconsistencies."""
     config: Any = build.read_config(workdir)
     build.override(config, _HEAD.value, _TRANSFORM.value, _SET.value)
     if _DATA_DIR.value is not None:
@@ -112,10 +112,8 @@ def judge(workdir: Path, report: Path) -> dict[str, float]:
         for line in summary["warnings"]:
             print(f"Warning: {line}")
         print(f"Report: {report / 'report.md'}")
-    failed = evaluation.inconsistencies(summary["access"])
-    if failed:
-        raise evaluation.InconsistentError(" ".join(failed))
-    return {row["name"]: row["accuracy"] for row in summary["rows"]}
+    figures = {row["name"]: row["accuracy"] for row in summary["rows"]}
+    return figures, summary["inconsistent"]
 
 
 def main() -> None:
@@ -126,13 +124,16 @@ def main() -> None:
     report = Path(_REPORT.value) if _REPORT.value else workdir / "report"
     seeds = sorted(workdir.glob("seed_*/config.json"))
     if (workdir / "config.json").exists() or not seeds:
-        judge(workdir, report)
-        return
-    results = [judge(path.parent, report / path.parent.name) for path in seeds]
-    figures = {name: [result[name] for result in results] for name in results[0]}
-    if jax.process_index() == 0:
-        training.write_json(report / "seeds.json", figures)
-        print(f"\n{evaluation.seeds_table(figures)}")
+        _, failed = judge(workdir, report)
+    else:
+        results = [judge(path.parent, report / path.parent.name) for path in seeds]
+        failed = [line for _, lines in results for line in lines]
+        figures = {name: [f[name] for f, _ in results] for name in results[0][0]}
+        if jax.process_index() == 0:
+            training.write_json(report / "seeds.json", figures)
+            print(f"\n{evaluation.seeds_table(figures)}")
+    if failed:
+        raise evaluation.InconsistentError(" ".join(failed))
 
 
 if __name__ == "__main__":

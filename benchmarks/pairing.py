@@ -94,9 +94,7 @@ def denoising() -> None:
     seconds = common.interleaved(calls, repeats=_ROUNDS.value)
     for side, size in sizes.items():
         median = float(jnp.median(jnp.asarray(seconds[str(side)])))
-        print(
-            f"  {side:3d} x {side:<3d} {1e3 * median:9.1f} ms {size / 2**20:9.1f} MiB"
-        )
+        print(f"  {side:3d} x {side:<3d} {1e3 * median:9.1f} ms {size:9.1f} MiB")
 
 
 def main(_: list[str]) -> None:

@@ -208,6 +208,7 @@ def views_of(roles, *, head=False, defense=None):
     )
     return SimpleNamespace(
         random_view=None,
+        paired_layers=("stage1", "stage2"),
         has_head=head,
         has_transform=head or defense is not None,
         defense=defense,

@@ -240,10 +240,10 @@ def test_any_run_is_judged_with_another_head_and_a_transform(
 INCONSISTENT = """
 def get_config(evaluation):
     linf = dict(evaluation["threat"])
-    noise = dict(name="uniform_noise", threat=linf, label="too weak")
+    weak = dict(name="fgsm", threat=linf | dict(eps=0.001), label="too weak")
     fgsm = dict(name="fgsm", threat=linf | dict(eps=0.4))
     stolen = dict(name="transfer", attack=fgsm, sources=[WORKDIR], access="gray")
-    return [noise, stolen | dict(label="stolen")]
+    return [weak, stolen | dict(label="stolen")]
 """
 
 

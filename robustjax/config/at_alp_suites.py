@@ -92,6 +92,8 @@ def at_alp_adaptive(evaluation: Block) -> Blocks:
     """
     threat, step = evaluation["threat"], evaluation["step_size"]
     count = evaluation.get("adaptive_restarts", 10)
+    layers = evaluation.get("paired_layers") or ()
+    layer = evaluation.get("layer") or (layers[-1] if layers else None)
     size: dict[str, Any] = dict(threat=threat, step_size=step)
     collision: dict[str, Any] = dict(name="feature_collision", num_steps=200, **size)
     collision |= dict(num_targets=10, random_start="uniform")
@@ -124,14 +126,13 @@ def at_alp_adaptive(evaluation: Block) -> Blocks:
         for scale in (0.01, 0.1, 10.0, 100.0)
     ]
     for name, label in (("attention", "A2 attention"), ("logits", "A3 logits")):
-        if name == "attention" and not evaluation.get("layer"):
+        if name == "attention" and not layers:
             continue
         rows += [
             climb(f"{label} {weight:+g}", "margin", pairing={name: weight})
             for weight in _WEIGHTS
         ]
     rows.append(from_start("A3 logits first", half))
-    layer = evaluation.get("layer")
     starts: dict[str, Any] = {"A5 from grey": dict(name="grey", threat=threat)}
     if layer:
         rows += [
@@ -159,10 +160,6 @@ def at_alp_adaptive(evaluation: Block) -> Blocks:
         dict(name="square", threat=threat, num_queries=5000, label="Square, 5,000"),
         *(dict(name=name, threat=threat, label=name) for name in _MODEL_FREE),
     ]
-
-
-def _scaled(scale: float) -> dict[str, Any]:
-    return dict(name="cross_entropy", scale=scale)
 
 
 def _runs(evaluation: Block, access: str) -> tuple[str, ...]:

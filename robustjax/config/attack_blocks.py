@@ -26,6 +26,7 @@ class Views(Protocol):
     has_head: bool
     has_transform: bool
     random_view: Mapping[str, Any] | None
+    paired_layers: tuple[str, ...]
 
     @property
     def critics(self) -> Critics | None:

@@ -87,7 +87,7 @@ class Classifier:
         self.has_transform = bool(self._transform)
         draws = (config.get("evaluation") or {}).get("draws", 30)
         positive_int(**{"evaluation.draws": draws})
-        self._paired_layers = paired_layers(config)
+        self.paired_layers = paired_layers(config)
         self.maps_of = (config.get("evaluation") or {}).get("influence_maps")
         self._fitted = FittedDefenses(train, model, params, model_state, directory)
         masked = self.has_transform and self._is_random(train.num_classes)
@@ -173,7 +173,7 @@ class Classifier:
           InputError: there are no critics, or a value is wrong.
         """
         if kind == "pairing":
-            return with_pairing(attack, self._paired_layers, changes, self.model_fn)
+            return with_pairing(attack, self.paired_layers, changes, self.model_fn)
         if self.critics is None:
             raise InputError(
                 "`information` in an attack's block needs a run with critics, and a "

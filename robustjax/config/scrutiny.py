@@ -1,5 +1,6 @@
 """What `eval.py` looks at beside attacks: steps, surfaces, where a network looks."""
 
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -199,7 +200,7 @@ def _from_file(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
         with np.load(path) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(
             f"`evaluation.masks` {path} cannot be read: {error}."
         ) from error

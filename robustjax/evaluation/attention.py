@@ -32,7 +32,7 @@ class KeyArea(NamedTuple):
     """Of each image, NaN where there is nothing: no mask, or a map that is 0.
 
     Attributes:
-      mean: key_mean, [B].
+      mean: key_mean, [B]; 0 for a map without a largest cell.
       share: key_share, [B].
       ratio: key_share over the mask's share of the image, [B]; 1 is no localisation.
     """
@@ -101,6 +101,11 @@ def cover(masks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     masks = np.asarray(masks, np.float64)
     if masks.ndim != 3:
         raise InputError(f"`masks` must be [B, H, W], got shape {masks.shape}.")
+    if not ((masks >= 0) & (masks <= 1)).all():
+        raise InputError(
+            f"`masks` must be 1 in the key area and 0 elsewhere, got {masks.min():g} "
+            f"to {masks.max():g}: compare a segmentation with its label."
+        )
     down, across = (
         _overlap(cells, pixels)
         for cells, pixels in zip(shape, masks.shape[1:], strict=True)

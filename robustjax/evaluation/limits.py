@@ -6,7 +6,7 @@ more of the images than the largest class has, whatever attacks were run. See
 `attacks.grey`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ class InconsistentError(Exception):
 
 
 ACCESS = ("white", "gray", "black")
+_MODEL_FREE = ("grey", "uniform_noise", "sign_noise", "gaussian_noise")
 
 
 def class_prior(labels: np.ndarray) -> float:
@@ -58,14 +59,36 @@ def by_access(result: Robustness) -> dict[str, float]:
     """The worst case over the attacks of each kind of access that was tried.
 
     Attacks say by the parameter `access` what the attacker knows: "gray" all but the
-    weights, "black" neither these nor the network. What says nothing is "white".
+    weights, "black" neither these nor the network. What says nothing is "white", but
+    for what asks no model, and for what goes on from transferred examples.
     """
+    return _worst_by_access(result, [a for a in result.attacks if a.counts])
+
+
+def disagreements(result: Robustness) -> list[str]:
+    """`inconsistencies` of the attacks that count, and of others radius by radius."""
+    cells: dict[str, list[AttackResult]] = {"": []}
+    for attack in result.attacks:
+        threat = attack.parameters.get("threat") or {}
+        label = f"at {threat.get('name')} {threat.get('eps')}: "
+        if attack.norm is None and (attack.counts or threat):
+            cells.setdefault("" if attack.counts else label, []).append(attack)
+    return [
+        label + line
+        for label, attacks in cells.items()
+        for line in inconsistencies(_worst_by_access(result, attacks))
+    ]
+
+
+def _worst_by_access(
+    result: Robustness, attacks: Sequence[AttackResult]
+) -> dict[str, float]:
     found = {}
     for access in ACCESS:
-        attacks = [a for a in result.attacks if a.counts and _access(a) == access]
-        if attacks:
+        chosen = [a for a in attacks if _access(a.parameters) == access]
+        if chosen:
             rows = [(result.clean_correct, result.clean_seen)]
-            rows += [(attack.correct, attack.seen) for attack in attacks]
+            rows += [(attack.correct, attack.seen) for attack in chosen]
             correct = np.stack([right for right, _ in rows])
             seen = np.stack([right if s is None else s for right, s in rows])
             found[access] = float(worst_so_far(correct, seen, result.draws)[-1].mean())
@@ -96,5 +119,11 @@ def inconsistencies(accuracies: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _access(attack: AttackResult) -> str:
-    return attack.parameters.get("access", "white")
+def _access(parameters: Mapping[str, Any]) -> str | None:
+    """None for what needs no access at all, or has another attacker's work in it."""
+    if "access" in parameters:
+        return parameters["access"]
+    start = parameters.get("start") or {}
+    if parameters.get("name") in _MODEL_FREE or start.get("name") == "transfer":
+        return None
+    return "white"

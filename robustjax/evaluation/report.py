@@ -39,8 +39,8 @@ from robustjax.evaluation._sections import (
 from robustjax.evaluation.limits import (
     by_access,
     class_prior,
+    disagreements,
     has_constant_solution,
-    inconsistencies,
 )
 from robustjax.evaluation.minimum_norm import accuracy_at, minimum_norms
 from robustjax.evaluation.results import AttackResult, Robustness, wilson_interval
@@ -59,8 +59,8 @@ def summarise(result: Robustness) -> dict[str, Any]:
       pixel range they reached and the largest share of an image's mass above 1, if any;
       staged ones with each stage, those of minimum norm with the median norm and the
       accuracy at radii; rows where one image is within reach of all with `limit`, the
-      largest class's share; `access`, the worst case by what attackers know; and
-      `warnings`, one line each.
+      largest class's share; `access`, the worst case by what attackers know, and what
+      is `inconsistent` in it; and `warnings`, one line each.
     """
     total = len(result.labels)
     rows = [_row("clean", result.clean_correct, result.clean_seconds)]
@@ -102,12 +102,14 @@ def summarise(result: Robustness) -> dict[str, Any]:
         for row in beyond
     ]
     access = by_access(result)
-    warnings += inconsistencies(access)
+    inconsistent = disagreements(result)
+    warnings += inconsistent
     return dict(
         num_examples=total,
         draws=result.draws,
         rows=rows,
         access=access,
+        inconsistent=inconsistent,
         warnings=warnings,
     )
 

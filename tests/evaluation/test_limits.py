@@ -14,6 +14,7 @@ from robustjax.data import Dataset
 from robustjax.evaluation.limits import (
     by_access,
     class_prior,
+    disagreements,
     has_constant_solution,
     inconsistencies,
 )
@@ -127,3 +128,29 @@ def test_consistent_accuracies_say_nothing():
     assert not inconsistencies({"white": 0.3, "gray": 0.3, "black": 0.5})
     assert not inconsistencies({"black": 0.5})
     assert len(inconsistencies({"white": 0.3, "black": 0.2})) == 1
+
+
+def test_radii_that_do_not_count_are_compared_among_themselves():
+    logits_fn = lambda z: z.reshape(len(z), -1)[:, :3] * 9
+    weak = dataclasses.replace(named("fgsm", 0.01), name="weak", counts=False)
+    threat = weak.parameters["threat"]
+    gray = evaluation.NamedAttack(
+        "gray",
+        attacks.fgsm(threats.linf(0.9)),
+        {"name": "transfer", "threat": threat, "access": "gray"},
+        counts=False,
+    )
+    sure = named("fgsm", 0.9)  # at another radius: no excuse for the weak one
+    (line,) = disagreements(judged(logits_fn, weak, gray, sure))
+    assert line.startswith("at linf 0.01: white-box attacks leave")
+
+
+def test_what_asks_no_model_and_what_goes_on_from_transfer_is_nobodys():
+    logits_fn = lambda z: z.reshape(len(z), -1)[:, :3] * 9
+    start = {"name": "transfer"}
+    reused = dataclasses.replace(
+        named("fgsm", 0.9), name="reused", parameters={"name": "x", "start": start}
+    )
+    result = judged(logits_fn, named("grey", 0.5), reused)
+    assert by_access(result) == {}
+    assert not disagreements(result)
