@@ -73,7 +73,7 @@ def judge(workdir: Path, report: Path) -> tuple[dict[str, float], list[str]]:
     test, predict = run.splits.test, classifier.logits_fn
     model_of = lambda source: build.restore(Path(source), mesh).classifier.model_fn
     total = _NUM_EXAMPLES.value or len(test)
-    areas = build.key_areas(block, test, total, model_of)
+    areas = build.key_areas(block, test, total, classifier, model_of)
     kept = dict(keep_adversarial=_SAVE.value or areas is not None)
     kept["keep_adversarial"] |= build.looks_at_images(classifier)
     kept |= dict(state_dir=report, log=print)

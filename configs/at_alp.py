@@ -62,10 +62,12 @@ def loss(
             attention_kind="l2",
             map_kind="sum",
             power=2.0,
+            floor=1e-12,
             layer_reduction="sum",
             clean_weight=0.5,
             detach_clean=False,
             joint_batch=True,
+            attack_mode="eval",
         )
     others = dict(
         at=dict(name="adversarial", attack=attack, clean_weight=0.0) | smoothing,

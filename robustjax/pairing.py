@@ -104,13 +104,7 @@ def map_distance(one: Array, other: Array, *, kind: Distance = "l2") -> Array:
     """
     _checks.same_shape(one=one, other=other)
     _checks.one_of(get_args(Distance), kind=kind)
-    off = _wide(other) - _wide(one)
-    if kind == "l2":
-        return _norm(off)
-    if kind == "l1":
-        return _magnitude(off).sum(axis=1)
-    square = jnp.square(off)
-    return square.sum(axis=1) if kind == "sq" else square.mean(axis=1)
+    return _distance(one, other, kind)
 
 
 def attention_distance(
@@ -184,9 +178,15 @@ def logit_distance(one: Array, other: Array, *, kind: LogitDistance = "mse") -> 
     """
     _checks.same_shape(one=one, other=other)
     _checks.one_of(get_args(LogitDistance), kind=kind)
+    return _distance(one, other, kind)
+
+
+def _distance(one: Array, other: Array, kind: Distance) -> Array:
     off = _wide(other) - _wide(one)
     if kind == "l2":
         return _norm(off)
+    if kind == "l1":
+        return _magnitude(off).sum(axis=1)
     square = jnp.square(off)
     return square.sum(axis=1) if kind == "sq" else square.mean(axis=1)
 

@@ -60,6 +60,7 @@ def at_alp_transfer(evaluation: Block) -> Blocks:
         "FGSM": dict(name="fgsm", threat=threat),
         "R+FGSM": dict(name="r_fgsm", threat=threat),
         "Step-LL": dict(name="step_ll", threat=threat),
+        "R+Step-LL": dict(name="step_ll", threat=threat, random_step=threat["eps"] / 2),
     }
     if not _runs(evaluation, "gray") and not _runs(evaluation, "black"):
         raise InputError(

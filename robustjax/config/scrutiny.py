@@ -15,6 +15,7 @@ from robustjax.config.attack_blocks import build_threat
 from robustjax.config.blocks import Block
 from robustjax.config.classifiers import Classifier
 from robustjax.evaluation.limits import has_constant_solution
+from robustjax.evaluation.maps import check_places
 from robustjax.types import ModelFn
 
 _SHARES = (4, 8, 16, 32, 64)  # of eps, the step sizes of a grid
@@ -85,7 +86,11 @@ class KeyAreas(NamedTuple):
 
 
 def key_areas(
-    block: Block, test: data.Dataset, total: int, model_of: Callable[[str], ModelFn]
+    block: Block,
+    test: data.Dataset,
+    total: int,
+    classifier: Classifier,
+    model_of: Callable[[str], ModelFn],
 ) -> KeyAreas | None:
     """Where the images' key areas are, if the config says so.
 
@@ -96,6 +101,7 @@ def key_areas(
         the mask; of the layer `reference_layer`, or the same.
       test: The images.
       total: How many are judged.
+      classifier: That of the run, which has to have the layer.
       model_of: A directory to the run's model.
 
     Raises:
@@ -108,6 +114,7 @@ def key_areas(
             "`evaluation.layer` must name the layer whose maps are compared with masks."
         )
     x = np.asarray(data.as_float(jnp.asarray(test.images[:total])))
+    check_places(classifier.model_fn, jnp.asarray(x[:1]), block["layer"])
     if block.get("masks"):
         path = Path(block["masks"])
         return KeyAreas(_from_file(path, x.shape), str(path), block["layer"])

@@ -69,8 +69,9 @@ def grad_cam(model_fn: ModelFn, x: Array, y: Array, *, layer: str) -> Array:
     """
     check_places(model_fn, x, layer)
     slope = influence.gradient(model_fn, x, y, layer=layer, output=influence.logit)
-    weights = slope.mean(axis=(1, 2), keepdims=True)
     a = influence.captured(model_fn, x, layer)
+    slope, a = (v.astype(jnp.promote_types(v.dtype, jnp.float32)) for v in (slope, a))
+    weights = slope.mean(axis=(1, 2), keepdims=True)
     return jax.nn.relu((weights * a).sum(axis=3))
 
 
