@@ -38,3 +38,4 @@ from robustjax.evaluation.robustness import robustness_curve as robustness_curve
 from robustjax.evaluation.steps import step_curves as step_curves
 from robustjax.evaluation.true_label import benign_twin_share as benign_twin_share
 from robustjax.evaluation.true_label import oracle_share as oracle_share
+from robustjax.evaluation.unfinished import forget as forget

@@ -69,6 +69,14 @@ class AttackResult:
       warnings: What makes the result doubtful, one line each.
       seen: `correct` on the draws by which the adversary picks among attacks; None is
         `correct` itself.
+      predicted: The class predicted on x_adv, [N]; of a random classifier that of the
+        mean probabilities. None where it is unknown, and so below.
+      confidence: The probability of that class, [N].
+      num_nan: Images whose logits hold NaN on x_adv; they count as broken.
+      losses: The objective at the iterates that the attack's steps evaluated, [N, T],
+        of attacks that say (`IteratedAttack.seen`).
+      broken_along: Whether such an iterate or one before was misclassified, [N, T].
+      shown: x_adv of the first few images, kept in any case.
     """
 
     name: str
@@ -86,6 +94,12 @@ class AttackResult:
     stages: tuple[StageOutcome, ...] = ()
     warnings: tuple[str, ...] = ()
     seen: np.ndarray | None = None
+    predicted: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    num_nan: int = 0
+    losses: np.ndarray | None = None
+    broken_along: np.ndarray | None = None
+    shown: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +115,10 @@ class Robustness:
       attacks: One result each, in the order run.
       clean_seen: As `AttackResult.seen`.
       draws: Of a random classifier, a third of which judges; else 1.
+      clean_predicted: The class predicted on x, [N].
+      clean_confidence: The probability of that class, [N].
+      num_nan: Images whose logits hold NaN; they count as broken.
+      probabilities: Whether the logits look like probabilities.
     """
 
     index: np.ndarray
@@ -110,6 +128,10 @@ class Robustness:
     attacks: tuple[AttackResult, ...]
     clean_seen: np.ndarray | None = None
     draws: int = 1
+    clean_predicted: np.ndarray | None = None
+    clean_confidence: np.ndarray | None = None
+    num_nan: int = 0
+    probabilities: bool = False
 
     @property
     def worst_case_correct(self) -> np.ndarray:
