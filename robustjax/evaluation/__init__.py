@@ -10,6 +10,10 @@ from robustjax.evaluation.attention import grad_cam as grad_cam
 from robustjax.evaluation.attention import key_area as key_area
 from robustjax.evaluation.attention import reference_masks as reference_masks
 from robustjax.evaluation.defended import beside_bare as beside_bare
+from robustjax.evaluation.estimate import Estimate as Estimate
+from robustjax.evaluation.estimate import Passes as Passes
+from robustjax.evaluation.estimate import count_passes as count_passes
+from robustjax.evaluation.estimate import estimate as estimate
 from robustjax.evaluation.information import information_of as information_of
 from robustjax.evaluation.landscape import GradientHealth as GradientHealth
 from robustjax.evaluation.landscape import Surface as Surface
