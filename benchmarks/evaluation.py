@@ -1,9 +1,9 @@
 """What an evaluation costs: python benchmarks/evaluation.py.
 
 On a small CNN, trained for a minute, and digits: `quick` with all it measures beside
-the attacks over PGD-10 on the same images (target <= 60), failure indicators over the suite
-`standard` (target <= 0.25), compilations after the first block (target 0), and live
-memory from the first block to the last (target <= 1.1).
+the attacks over PGD-10 on the same images (target <= 60), failure indicators over the
+suite `standard` (target <= 0.25), compilations after the first block (target 0), and
+live memory from the first block to the last (target <= 1.1).
 """
 
 import gc
