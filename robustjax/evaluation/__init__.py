@@ -23,6 +23,9 @@ from robustjax.evaluation.maps import influence_maps as influence_maps
 from robustjax.evaluation.minimum_norm import accuracy_at as accuracy_at
 from robustjax.evaluation.minimum_norm import minimum_norms as minimum_norms
 from robustjax.evaluation.neurons import neuron_shifts as neuron_shifts
+from robustjax.evaluation.outcomes import Outcomes as Outcomes
+from robustjax.evaluation.outcomes import load_outcomes as load_outcomes
+from robustjax.evaluation.outcomes import save_outcomes as save_outcomes
 from robustjax.evaluation.report import mean_and_deviation as mean_and_deviation
 from robustjax.evaluation.report import save_adversarial as save_adversarial
 from robustjax.evaluation.report import seeds_table as seeds_table
