@@ -26,7 +26,6 @@ from robustjax.evaluation.neurons import neuron_shifts as neuron_shifts
 from robustjax.evaluation.outcomes import Outcomes as Outcomes
 from robustjax.evaluation.outcomes import load_outcomes as load_outcomes
 from robustjax.evaluation.outcomes import save_outcomes as save_outcomes
-from robustjax.evaluation.report import mean_and_deviation as mean_and_deviation
 from robustjax.evaluation.report import save_adversarial as save_adversarial
 from robustjax.evaluation.report import seeds_table as seeds_table
 from robustjax.evaluation.report import summarise as summarise
@@ -35,9 +34,16 @@ from robustjax.evaluation.report import write_report as write_report
 from robustjax.evaluation.results import AttackResult as AttackResult
 from robustjax.evaluation.results import NamedAttack as NamedAttack
 from robustjax.evaluation.results import Robustness as Robustness
-from robustjax.evaluation.results import wilson_interval as wilson_interval
 from robustjax.evaluation.robustness import evaluate as evaluate
 from robustjax.evaluation.robustness import robustness_curve as robustness_curve
+from robustjax.evaluation.statistics import Paired as Paired
+from robustjax.evaluation.statistics import compare_paired as compare_paired
+from robustjax.evaluation.statistics import compare_runs as compare_runs
+from robustjax.evaluation.statistics import holm as holm
+from robustjax.evaluation.statistics import mcnemar_exact as mcnemar_exact
+from robustjax.evaluation.statistics import mean_and_deviation as mean_and_deviation
+from robustjax.evaluation.statistics import tango_interval as tango_interval
+from robustjax.evaluation.statistics import wilson_interval as wilson_interval
 from robustjax.evaluation.steps import step_curves as step_curves
 from robustjax.evaluation.true_label import benign_twin_share as benign_twin_share
 from robustjax.evaluation.true_label import oracle_share as oracle_share

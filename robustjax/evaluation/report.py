@@ -44,6 +44,7 @@ from robustjax.evaluation.limits import (
 )
 from robustjax.evaluation.minimum_norm import accuracy_at, minimum_norms
 from robustjax.evaluation.results import AttackResult, Robustness, wilson_interval
+from robustjax.evaluation.statistics import mean_and_deviation as mean_and_deviation
 from robustjax.training import write_json
 
 _LIMIT = "limit of any classifier"
@@ -256,17 +257,6 @@ def save_adversarial(directory: Path, result: Robustness) -> None:
             partial.replace(path)
     except OSError as error:
         raise InputError(f"Cannot write to {directory}: {error.strerror}.") from error
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 for a single value).
-
-    Example:
-      >>> mean_and_deviation([1.0, 3.0])
-      (2.0, 1.4142135623730951)
-    """
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return float(np.mean(values)), deviation
 
 
 def seeds_table(figures: Mapping[str, Sequence[float]]) -> str:
