@@ -36,6 +36,8 @@ from robustjax.evaluation.report import write_report as write_report
 from robustjax.evaluation.results import AttackResult as AttackResult
 from robustjax.evaluation.results import NamedAttack as NamedAttack
 from robustjax.evaluation.results import Robustness as Robustness
+from robustjax.evaluation.robustbench import export_robustbench as export_robustbench
+from robustjax.evaluation.robustbench import robustbench_entry as robustbench_entry
 from robustjax.evaluation.robustness import evaluate as evaluate
 from robustjax.evaluation.robustness import robustness_curve as robustness_curve
 from robustjax.evaluation.statistics import Paired as Paired

@@ -13,7 +13,7 @@ from robustjax._checks import InputError
 from robustjax.evaluation.outcomes import Outcomes, load_outcomes
 
 REPORT_SCHEMA = {"name": "robustjax-report", "version": 1}
-_DATA = re.compile(r"Dataset\('(.*)', \d+ images (\S+) \w+, (\d+) classes\)")
+_DATA = re.compile(r"Dataset\('(.*)', (\d+) images (\S+) \w+, (\d+) classes\)")
 
 
 class Run(NamedTuple):
@@ -56,7 +56,7 @@ def read_models(reports: Sequence[Path | str]) -> list[Model]:
             f"`compare` needs two directories or more, got {len(paths)}: "
             "--compare=runs/a,runs/b."
         )
-    found = [_report_directories(path) for path in paths]
+    found = [report_directories(path) for path in paths]
     places = [next(iter(directories.values())).resolve() for directories in found]
     for place, path in zip(places, paths, strict=True):
         if places.count(place) > 1:
@@ -101,10 +101,19 @@ def threat_of(content: dict[str, Any]) -> dict[str, Any] | None:
     return dict(known[0]) if known and all(t == known[0] for t in known) else None
 
 
-def data_of(content: dict[str, Any]) -> tuple[str, str, str]:
-    """Name, image size as "8x8x1" and number of classes of a report's data."""
-    match = _DATA.fullmatch(str(content.get("data", "")))
-    return match.groups() if match else (str(content.get("data")), "?", "?")  # pyright: ignore[reportReturnType]
+class Data(NamedTuple):
+    """What a report says about its data set; "?" is not told."""
+
+    name: str
+    images: str
+    size: str
+    classes: str
+
+
+def data_of(content: dict[str, Any]) -> Data:
+    """The data set of a report."""
+    match = _DATA.fullmatch(str(content.get("data", "?")))
+    return Data(*match.groups()) if match else Data(str(content.get("data")), *"???")
 
 
 def suite_of(model: Model) -> str:
@@ -118,7 +127,7 @@ def in_order(outcomes: Outcomes, correct: np.ndarray) -> np.ndarray:
     return correct[np.argsort(outcomes.index)]
 
 
-def _report_directories(path: Path) -> dict[str, Path]:
+def report_directories(path: Path) -> dict[str, Path]:
     """Where the reports behind a directory are: one, or one for each seed."""
     for place in (path, path / "report"):
         if (place / "report.json").is_file():
@@ -143,10 +152,19 @@ def _report_directories(path: Path) -> dict[str, Path]:
     )
 
 
-def _read(directory: Path, given: Path) -> Run:
+def read_content(directory: Path, given: Path) -> dict[str, Any]:
+    """report.json of a directory.
+
+    Args:
+      directory: Of the report.
+      given: The directory as the user named it.
+
+    Raises:
+      InputError: it is damaged, or of another schema version.
+    """
     path = directory / "report.json"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
@@ -161,6 +179,11 @@ def _read(directory: Path, given: Path) -> Run:
             f"{REPORT_SCHEMA['version']} is needed: run python eval.py "
             f"--workdir={given} again."
         )
+    return content
+
+
+def _read(directory: Path, given: Path) -> Run:
+    content = read_content(directory, given)
     run = Run(directory, content, load_outcomes(directory))
     names = [row["name"] for row in content["rows"]]
     if names != list(run.outcomes.rows()):
@@ -185,13 +208,14 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _check_data(names: tuple[str, str], first: Run, other: Run) -> None:
-    what = ("data sets", "image sizes", "numbers of classes")
-    pairs = zip(data_of(first.content), data_of(other.content), strict=True)
-    for kind, (one, two) in zip(what, pairs, strict=True):
-        if one != two:
+    one, two = data_of(first.content), data_of(other.content)
+    kinds = {"data sets": "name", "image sizes": "size", "class counts": "classes"}
+    for kind, field in kinds.items():
+        mine, yours = getattr(one, field), getattr(two, field)
+        if mine != yours:
             raise InputError(
-                f"`compare` got reports of different {kind}: {names[0]} is on {one}, "
-                f"{names[1]} on {two}. Compare runs on the same data."
+                f"`compare` got reports of different {kind}: {names[0]} is on {mine}, "
+                f"{names[1]} on {yours}. Compare runs on the same data."
             )
 
 

@@ -36,8 +36,17 @@ def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
 
 
 def sentences(comparison: Mapping[str, Any]) -> list[str]:
-    """What each pair of models shows, a sentence each."""
-    return [_sentence(pair) for pair in comparison["pairs"]]
+    """What pairs of models show, a sentence each, the worst case first."""
+    tested = _tested(comparison)
+    found = [_sentence(pair) for pair in tested if pair["row"] != "clean"]
+    found += [_sentence(pair) for pair in tested if pair["row"] == "clean"]
+    reasons: dict[str, dict[str, None]] = {}
+    for pair in comparison["pairs"]:
+        if pair["p"] is None:
+            about = f"{pair['first']} and {pair['second']}"
+            reasons.setdefault(pair["untested"], {})[about] = None
+    found += [f"Not tested ({why}): {'; '.join(of)}." for why, of in reasons.items()]
+    return found
 
 
 def comparison_body(comparison: Mapping[str, Any], picture: bytes) -> str:
@@ -135,32 +144,22 @@ def _about(comparison: Mapping[str, Any]) -> str:
 
 
 def _sentence(pair: Mapping[str, Any]) -> str:
-    names = f"{pair['first']} and {pair['second']}"
-    gap = f"{100 * pair['difference']:+.2f} points"
-    if pair["p"] is None:
-        return (
-            f"{pair['row']}: {names} differ by {gap}, not tested: {pair['untested']}."
-        )
     low, high = pair["interval"]
+    better = pair["difference"] > 0
+    names = (pair["first"], pair["second"])
+    if pair["p_holm"] < _LEVEL and not better:
+        names, low, high = names[::-1], -high, -low
+    gap = abs(pair["difference"]) if pair["p_holm"] < _LEVEL else pair["difference"]
     sure = (
-        f"{gap}, 95% interval {100 * low:+.2f}..{100 * high:+.2f}, "
-        f"p = {_p(pair['p_holm'])} corrected for all tests here"
+        f"{100 * gap:+.2f} points (95% interval {100 * low:+.2f}..{100 * high:+.2f}, "
+        f"Holm's p {_p(pair['p_holm'])})"
     )
     if pair["p_holm"] >= _LEVEL:
-        return f"{pair['row']}: no difference shown between {names}: {sure}."
-    better = pair["difference"] > 0
-    winner, loser = (
-        (pair["first"], pair["second"])
-        if better
-        else (
-            pair["second"],
-            pair["first"],
+        return (
+            f"{pair['row']}: no difference shown between {names[0]} and {names[1]}: "
+            f"{sure}."
         )
-    )
-    return (
-        f"{pair['row']}: {winner} is more accurate than {loser} "
-        f"({pair['first']} - {pair['second']}: {sure})."
-    )
+    return f"{pair['row']}: {names[0]} is more accurate than {names[1]}: {sure}."
 
 
 def _accuracies(comparison: Mapping[str, Any]) -> Cells:
@@ -256,7 +255,7 @@ def _percent(share: float) -> str:
 
 
 def _p(p: float) -> str:
-    return f"{p:.2g}" if p >= 1e-4 else "<0.0001"
+    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
 def _listed(lines: Sequence[str]) -> str:

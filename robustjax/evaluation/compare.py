@@ -83,7 +83,7 @@ def compare(reports: Sequence[Path | str]) -> dict[str, Any]:
     first = next(iter(models[0].runs.values()))
     return dict(
         schema=dict(_SCHEMA),
-        data=data_of(first.content)[0],
+        data=data_of(first.content).name,
         threat=threat_of(first.content),
         num_examples=len(first.outcomes.index),
         rows=names,

@@ -165,7 +165,7 @@ def test_a_run_and_a_group_are_not_tested(runs, tmp_path):
         assert "single run" in pair["untested"]
     write_comparison(tmp_path / "out", found)
     text = (tmp_path / "out" / "compare.md").read_text()
-    assert "not tested" in text
+    assert "Not tested (one is a single run" in text
     assert "## Pairs" not in text
 
 
@@ -330,7 +330,7 @@ def data(name="digits", size="8x8x1", classes=10):
             "data sets: a is on digits, b.*mn",
         ),
         (lambda *a: change(*a, **data(size="16x16x1")), "image sizes: a is on 8x8x1"),
-        (lambda *a: change(*a, **data(classes=5)), "numbers of classes"),
+        (lambda *a: change(*a, **data(classes=5)), "class counts"),
         (
             lambda *a: change(*a, threat={"name": "linf", "eps": 8 / 255}),
             "threat models: a was judged at linf eps 0.1, b at linf eps 8/255",
