@@ -10,6 +10,14 @@ from robustjax.evaluation.attention import grad_cam as grad_cam
 from robustjax.evaluation.attention import key_area as key_area
 from robustjax.evaluation.attention import reference_masks as reference_masks
 from robustjax.evaluation.defended import beside_bare as beside_bare
+from robustjax.evaluation.document import Document as Document
+from robustjax.evaluation.document import compose as compose
+from robustjax.evaluation.document import report_markdown as report_markdown
+from robustjax.evaluation.history import examples_of as examples_of
+from robustjax.evaluation.history import training_history as training_history
+from robustjax.evaluation.history import weights_by_class as weights_by_class
+from robustjax.evaluation.html import page as page
+from robustjax.evaluation.html import report_html as report_html
 from robustjax.evaluation.information import information_of as information_of
 from robustjax.evaluation.landscape import GradientHealth as GradientHealth
 from robustjax.evaluation.landscape import Surface as Surface
@@ -35,6 +43,7 @@ from robustjax.evaluation.results import Robustness as Robustness
 from robustjax.evaluation.results import wilson_interval as wilson_interval
 from robustjax.evaluation.robustness import evaluate as evaluate
 from robustjax.evaluation.robustness import robustness_curve as robustness_curve
+from robustjax.evaluation.schema import read_report as read_report
 from robustjax.evaluation.steps import step_curves as step_curves
 from robustjax.evaluation.true_label import benign_twin_share as benign_twin_share
 from robustjax.evaluation.true_label import oracle_share as oracle_share
