@@ -12,6 +12,14 @@ from robustjax.evaluation.attention import reference_masks as reference_masks
 from robustjax.evaluation.compare import compare as compare
 from robustjax.evaluation.compare import write_comparison as write_comparison
 from robustjax.evaluation.defended import beside_bare as beside_bare
+from robustjax.evaluation.document import Document as Document
+from robustjax.evaluation.document import compose as compose
+from robustjax.evaluation.document import report_markdown as report_markdown
+from robustjax.evaluation.history import examples_of as examples_of
+from robustjax.evaluation.history import training_history as training_history
+from robustjax.evaluation.history import weights_by_class as weights_by_class
+from robustjax.evaluation.html import page as page
+from robustjax.evaluation.html import report_html as report_html
 from robustjax.evaluation.information import information_of as information_of
 from robustjax.evaluation.landscape import GradientHealth as GradientHealth
 from robustjax.evaluation.landscape import Surface as Surface
@@ -40,6 +48,7 @@ from robustjax.evaluation.robustbench import export_robustbench as export_robust
 from robustjax.evaluation.robustbench import robustbench_entry as robustbench_entry
 from robustjax.evaluation.robustness import evaluate as evaluate
 from robustjax.evaluation.robustness import robustness_curve as robustness_curve
+from robustjax.evaluation.schema import read_report as read_report
 from robustjax.evaluation.statistics import Paired as Paired
 from robustjax.evaluation.statistics import compare_paired as compare_paired
 from robustjax.evaluation.statistics import compare_runs as compare_runs

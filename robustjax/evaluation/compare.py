@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from robustjax._checks import InputError
+from robustjax.evaluation._blocks import markdown
 from robustjax.evaluation._compared import (
     Model,
     Run,
@@ -21,13 +22,9 @@ from robustjax.evaluation._compared import (
     in_order,
     read_models,
     suite_of,
-    threat_of,
 )
-from robustjax.evaluation._comparison import (
-    comparison_html,
-    comparison_lines,
-    draw_comparison,
-)
+from robustjax.evaluation._comparison import comparison_picture, comparison_sections
+from robustjax.evaluation.html import page
 from robustjax.evaluation.statistics import (
     Paired,
     compare_paired,
@@ -84,7 +81,7 @@ def compare(reports: Sequence[Path | str]) -> dict[str, Any]:
     return dict(
         schema=dict(_SCHEMA),
         data=data_of(first.content).name,
-        threat=threat_of(first.content),
+        threat=first.content["threat"],
         num_examples=len(first.outcomes.index),
         rows=names,
         models=[
@@ -109,17 +106,19 @@ def write_comparison(directory: Path, comparison: Mapping[str, Any]) -> None:
       InputError: the directory cannot be written.
     """
     directory = Path(directory)
+    sections, picture = comparison_sections(comparison), comparison_picture(comparison)
+    pictures = {picture.name: picture}
+    text = f"# Comparison\n\n{markdown(sections, pictures)}"
+    files = {
+        "compare.png": picture.png,
+        "compare.html": page("Comparison", sections, pictures).encode(),
+        "compare.md": text.encode(),
+    }
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        draw_comparison(directory / "compare.png", comparison)
-        picture = (directory / "compare.png").read_bytes()
-        texts = {
-            "compare.html": comparison_html(comparison, picture),
-            "compare.md": "\n".join(comparison_lines(comparison)) + "\n",
-        }
-        for name, text in texts.items():
+        for name, written in files.items():
             partial = directory / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
+            partial.write_bytes(written)
             partial.replace(directory / name)
     except OSError as error:
         raise InputError(f"Cannot write to {directory}: {error.strerror}.") from error
@@ -231,9 +230,8 @@ def _described(model: Model, table: Mapping[str, Mapping]) -> dict[str, Any]:
 
 def _flags(content: Mapping[str, Any]) -> list[str] | None:
     """Names of the indicators that were flagged; None where none was measured."""
-    if not content.get("indicators"):
-        return None
-    return [one["name"] for one in content["indicators"] if one.get("flagged")]
+    verdict = content["verdict"]
+    return verdict["flags"] if verdict["measured"] else None
 
 
 def _row(table: Mapping[str, Mapping[str, np.ndarray]], name: str) -> dict[str, Any]:

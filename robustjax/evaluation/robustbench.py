@@ -15,12 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from robustjax._checks import InputError
-from robustjax.evaluation._compared import (
-    data_of,
-    read_content,
-    report_directories,
-    threat_of,
-)
+from robustjax.evaluation._compared import data_of, report_directories
+from robustjax.evaluation.schema import read_report
 from robustjax.training import write_json
 
 _FOLDERS = {"linf": "Linf", "l2": "L2"}
@@ -153,7 +149,7 @@ def export_robustbench(
             f"name one of them, e.g. {next(iter(found.values()))}."
         )
     place = found[""]
-    content = read_content(place, given)
+    content = read_report(place)
     entry = robustbench_entry(content, about)
     norm = _FOLDERS[_threat(content, about or {})["name"]]
     root = place if directory is None else Path(directory)
@@ -164,7 +160,7 @@ def export_robustbench(
 
 
 def _threat(content: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    threat = threat_of(dict(content)) or {}
+    threat = dict(content.get("threat") or {})
     for field, key in (("norm", "name"), ("eps", "eps")):
         told = about.get(field)
         if told is not None and threat.get(key) not in (None, told):
@@ -201,7 +197,7 @@ def _autoattack(
             float(used.get("eps", -1)), float(threat["eps"]), rel_tol=1e-6
         )
         whole = parameters.get("name") == "autoattack"
-        if whole and own and same and not row["name"].endswith("(not counted)"):
+        if whole and own and same and row.get("counts", True):
             return row
     raise InputError(
         f"The report has no AutoAttack at {threat['name']} eps {threat['eps']:g}, "
@@ -242,11 +238,11 @@ def _architecture(content: Mapping[str, Any]) -> str | None:
 
 
 def _unreliable(content: Mapping[str, Any], attack: str) -> bool | None:
+    verdict = content.get("verdict") or {}
     warned = any(w.startswith(f"{attack}:") for w in content.get("warnings") or ())
-    indicators = content.get("indicators")
-    if warned or any(one.get("flagged") for one in indicators or ()):
+    if warned or verdict.get("flags"):
         return True
-    return False if indicators else None
+    return False if verdict.get("measured") else None
 
 
 def _file_name(content: Mapping[str, Any], place: Path) -> str:

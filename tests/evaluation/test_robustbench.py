@@ -77,9 +77,9 @@ def test_a_part_of_the_images_is_told(content):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (dict(indicators=[dict(name="noise", flagged=False)]), False),
-        (dict(indicators=[dict(name="noise", flagged=True)]), True),
-        (dict(indicators=[]), None),
+        (dict(verdict=dict(flags=[], measured=3)), False),
+        (dict(verdict=dict(flags=["noise"], measured=3)), True),
+        (dict(verdict=dict(flags=[], measured=0)), None),
         (dict(warnings=["AutoAttack: Square broke what APGD did not."]), True),
         (dict(warnings=["PGD-40: doubtful."]), None),
     ],
@@ -119,9 +119,7 @@ def test_the_file_lies_where_robustbench_has_it(content, tmp_path):
 
 
 def test_what_the_report_lacks_may_be_told(content):
-    rows = [dict(row) for row in content["rows"]]
-    bare = {**content, "data": None, "threat": None, "rows": rows}
-    rows[1]["parameters"] = {"name": "pgd", "threat": L2}  # none that all rows share
+    bare = {**content, "data": None, "threat": None}
     with pytest.raises(InputError, match="give `norm`"):
         robustbench_entry(bare)
     with pytest.raises(InputError, match="give `dataset`"):
@@ -148,11 +146,11 @@ def without(content):
     return {**content, "rows": rows}
 
 
-def changed(content, name="AutoAttack", **parameters):
+def changed(content, counts=True, **parameters):
     rows = [dict(row) for row in content["rows"]]
     for row in rows:
         if row["name"] == "AutoAttack":
-            row["name"] = name
+            row["counts"] = counts
             row["parameters"] = row["parameters"] | parameters
     return {**content, "rows": rows}
 
@@ -161,11 +159,12 @@ def changed(content, name="AutoAttack", **parameters):
     ("damage", "about", "match"),
     [
         (without, {}, "no AutoAttack at linf eps 0.0313.*--suite=standard"),
-        (lambda c: changed(c, name="autoattack_plus"), dict(x=1), "`about` has 'x'"),
+        (lambda c: c, dict(x=1), "`about` has 'x'"),
         (lambda c: changed(c, view={"transform": None}), {}, "no AutoAttack"),
         (lambda c: changed(c, source="runs/other"), {}, "no AutoAttack"),
         (lambda c: changed(c, threat=L2), {}, "no AutoAttack"),
-        (lambda c: changed(c, "AutoAttack (not counted)"), {}, "no AutoAttack"),
+        (lambda c: changed(c, counts=False), {}, "no AutoAttack"),
+        (lambda c: changed(c, name="autoattack_plus"), {}, "no AutoAttack"),
         (l1, {}, "linf and l2"),
         (lambda c: {**c, "draws": 30}, {}, "random one"),
         (lambda c: c, dict(eps=0.5), "`eps` 0.5 contradicts"),
