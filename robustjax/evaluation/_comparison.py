@@ -133,7 +133,7 @@ def _accuracies(comparison: Mapping[str, Any]) -> Cells:
     cells: Cells = [("row", *(model["name"] for model in models))]
     for name in comparison["rows"]:
         cells.append((name, *(_accuracy(model["rows"][name]) for model in models)))
-    own = (percent(model["own_worst_case"]) for model in models)
+    own = (_accuracy(model["own_worst_case"]) for model in models)
     return [*cells, ("worst case of its own suite", *own)]
 
 
@@ -211,4 +211,4 @@ def _label(model: Mapping[str, Any]) -> str:
 
 
 def _p(p: float) -> str:
-    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
+    return f"{p:.2g}"

@@ -55,7 +55,7 @@ def compare(reports: Sequence[Path | str]) -> dict[str, Any]:
     Returns:
       `schema`; `data`, `threat`, `num_examples`; `rows`, their names; `models`, each
       with name, directory, suite, runs, flags (None if no indicator was measured),
-      `own_worst_case` and its `rows` (accuracy, interval or deviation over runs);
+      `own_worst_case` and `rows` (accuracy, interval or deviation over runs);
       `pairs` with the counts, difference, interval, p, p_holm and method, or
       `untested`, why not; and `warnings`, one line each.
 
@@ -212,7 +212,7 @@ def _described(model: Model, table: Mapping[str, Mapping]) -> dict[str, Any]:
     runs = list(model.runs.values())
     flags = [_flags(run.content) for run in runs]
     known = [one for one in flags if one is not None]
-    own = [float(run.outcomes.worst_case.mean()) for run in runs]
+    own = {seed: {"": run.outcomes.worst_case} for seed, run in model.runs.items()}
     return dict(
         name=model.name,
         directory=str(model.given),
@@ -223,7 +223,7 @@ def _described(model: Model, table: Mapping[str, Mapping]) -> dict[str, Any]:
         runs=len(runs) if model.grouped else None,
         draws=max(run.outcomes.draws for run in runs),
         flags=sorted(set(itertools.chain(*known))) if len(known) == len(runs) else None,
-        own_worst_case=mean_and_deviation(own)[0],
+        own_worst_case=_row(own, ""),
         rows={name: _row(table, name) for name in next(iter(table.values()))},
     )
 
