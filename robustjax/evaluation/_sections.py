@@ -1,53 +1,37 @@
-"""Sections of a report: what diagnostics say, as Markdown."""
+"""Sections of a report: what diagnostics say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from robustjax.evaluation._pictures import has_radar
+from robustjax.evaluation._blocks import Image, Section, Table, Text
 
 Cells = list[tuple[str, ...]]
 
-_SCORES = ("shift", "random_sets", "margin")
 
-
-def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown whose columns are as wide as their widest cell."""
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-    return "\n".join(lines)
-
-
-def information_lines(information: Mapping[str, Any]) -> list[str]:
-    """Estimates of information: lines of Markdown."""
+def information_section(information: Mapping[str, Any]) -> Section:
+    """Estimates of information."""
     quantities = information["quantities"]
     names = [quantity.replace("_", " ") for quantity in quantities]
-    cells = [("attack", "images", "n", *names)]
+    cells: Cells = [("attack", "images", "n", *names)]
     for attack in information["attacks"]:
         for group, row in attack["groups"].items():
             figures = [_mean_or_none(row[quantity]) for quantity in quantities]
             cells.append((attack["name"], group, str(row["count"]), *figures))
-    lines = [
-        *("", "## Information", ""),
+    words = (
         "Critics' estimates of what logits say: natural of x, adversarial of "
         "x_adv - x, standard of the image that they are the logits of; clean in those "
         "of x, adv in those of x_adv. Mean and deviation over images; right are those "
         "right on x, of them fooled are wrong on x_adv, survived right. Figures of "
-        "different critics do not compare.",
-        *("", aligned(cells), ""),
-        "![information](information.png)",
-    ]
-    if has_radar(information):
-        lines += ["", "![information by attack](information_radar.png)"]
-    return lines
+        "different critics do not compare."
+    )
+    table = Table("Estimates of information by attack", cells)
+    pictures = (Image("information"), Image("information_radar"))
+    return Section("Information", [Text(words), table, *pictures])
 
 
-def defended_lines(defended: Mapping[str, Any]) -> list[str]:
-    """What a defense adds: lines of Markdown."""
-    cells = [("attack", "model alone", "defended", "DSR", "of")]
+def defended_section(defended: Mapping[str, Any]) -> Section:
+    """What a defense adds."""
+    cells: Cells = [("attack", "model alone", "defended", "DSR", "of")]
     for row in defended["rows"]:
         dsr, fallen = row.get("dsr"), row.get("fallen")
         cells.append(
@@ -59,18 +43,18 @@ def defended_lines(defended: Mapping[str, Any]) -> list[str]:
                 "-" if fallen is None else str(fallen),
             )
         )
-    return [
-        *("", "## With and without the defense", ""),
+    words = (
         "Accuracies on the same images. The defense success rate (DSR) is the share "
         "that the defended model gets right, of those that the model alone gets right "
         "before the attack and wrong after it. What the defense is worth is the "
-        "difference of the worst cases, under attacks that know it.",
-        *("", aligned(cells)),
-    ]
+        "difference of the worst cases, under attacks that know it."
+    )
+    table = Table("The model alone, and defended", cells)
+    return Section("With and without the defense", [Text(words), table])
 
 
-def neurons_lines(neurons: Mapping[str, Any]) -> list[str]:
-    """Shifts of neurons: lines of Markdown."""
+def neurons_section(neurons: Mapping[str, Any]) -> Section:
+    """Shifts of neurons."""
     columns = ("front", "middle", "tail")
     shares = ("front that fall", "tail that rise")
     cells: Cells = [("attack", "images", "n", *columns, *shares, "Spearman")]
@@ -86,79 +70,79 @@ def neurons_lines(neurons: Mapping[str, Any]) -> list[str]:
         ]
         about.append((attack["name"], *scores))
     front, tail = (_share(neurons["at_zero"][name]) for name in ("front", "tail"))
-    return [
-        *("", "## Neurons", ""),
+    words = (
         f"Outputs of the layer {neurons['layer']} of the model alone, on images that "
         "it gets right: mean shifts in deviations over benign images, Spearman's "
         "correlation of a class's influence with them. Of the front "
-        f"neurons {front} are 0 on clean images, of the tail {tail}.",
-        *("", aligned(cells), ""),
+        f"neurons {front} are 0 on clean images, of the tail {tail}."
+    )
+    predicts = (
         "Area under the ROC curve for which of these images fall: of the shift of the "
         "tail minus that of the front, of the same of random sets, and of how small "
-        "the clean margin was, which needs no neurons.",
-        *("", aligned(about), "", "![neurons](neurons.png)"),
-    ]
+        "the clean margin was, which needs no neurons."
+    )
+    shifts = Table("Shifts of neurons by attack", cells)
+    scores = Table("What predicts which images fall", about)
+    blocks = [Text(words), shifts, Text(predicts), scores, Image("neurons")]
+    return Section("Neurons", blocks)
 
 
-def maps_lines(maps: Mapping[str, Any]) -> list[str]:
-    """Where influence sits: lines of Markdown."""
-    return [
-        *("", "## Influence over the image", ""),
-        f"Products of activation and gradient of log p of the label at the layer "
-        f"{maps['layer']} of the model alone, absolute, summed over channels.",
-        *("", "![influence over the image](influence_maps.png)"),
-    ]
+def maps_section(maps: Mapping[str, Any]) -> Section:
+    """Where influence sits."""
+    words = (
+        "Products of activation and gradient of log p of the label at the layer "
+        f"{maps['layer']} of the model alone, absolute, summed over channels."
+    )
+    return Section("Influence over the image", [Text(words), Image("influence_maps")])
 
 
-def steps_lines(curves: Mapping[str, Any]) -> list[str]:
-    """Accuracy against steps: lines of Markdown."""
+def steps_section(curves: Mapping[str, Any]) -> Section:
+    """Accuracy against steps."""
     cells: Cells = [("step size", *(f"{step} steps" for step in curves["steps"]))]
     for number, step_size in enumerate(curves["step_sizes"]):
         row = zip(curves["accuracy"][number], curves["loss"][number], strict=True)
         shown = (f"{100 * accuracy:.2f}% ({loss:.3f})" for accuracy, loss in row)
         cells.append((f"{step_size:.5g}", *shown))
-    return [
-        *("", "## Steps", ""),
+    words = (
         f"Accuracy (and mean cross-entropy) at the iterates of PGD, n = "
         f"{curves['num_examples']}. Where more steps still change it, the attacks "
-        "above had too few.",
-        *("", aligned(cells), "", "![steps](steps.png)"),
-    ]
+        "above had too few."
+    )
+    table = Table("Accuracy (and mean cross-entropy) by steps", cells)
+    return Section("Steps", [Text(words), table, Image("steps")])
 
 
-def surfaces_lines(surfaces: Mapping[str, Any]) -> list[str]:
-    """The loss around images: lines of Markdown."""
-    health = surfaces["health"]
-    return [
-        *("", "## Loss around images", ""),
+def surfaces_section(health: Mapping[str, Any]) -> Section:
+    """The loss around images."""
+    words = (
         f"Of {health['count']} images {_share(health['vanished'])} have no derivative "
         f"of the cross-entropy above 1e-8, {_share(health['not_finite'])} one that is "
         f"not finite; {_share(health['zero_share'])} of all derivatives are exactly 0, "
         "and sign attacks leave these pixels where they are. Where the loss is not a "
         "slope but a pit or a plain, attacks by gradients need more steps, other "
-        "objectives or none at all.",
-        *("", "![loss surfaces](surfaces.png)"),
-    ]
+        "objectives or none at all."
+    )
+    return Section("Loss around images", [Text(words), Image("surfaces")])
 
 
-def attention_lines(attention: Mapping[str, Any]) -> list[str]:
-    """Key areas: lines of Markdown."""
+def attention_section(attention: Mapping[str, Any]) -> Section:
+    """Key areas."""
     names = ("key_mean", "key_share", "ratio")
     cells: Cells = [("model", "images", "map", "n", *names)]
     for row in attention["rows"]:
         figures = [_with_half_width(row, name) for name in names]
         about = (row["model"], row["images"], row["map"].replace("_", "-"))
         cells.append((*about, str(row["count"]), *figures))
-    return [
-        *("", "## Key areas", ""),
+    words = (
         f"Masks: {attention['masks']}. key_mean is the mean of the map, scaled to "
         "[0, 1] image by image, in the mask; key_share the part of the map that lies "
         "in it; ratio that over the mask's part of the image, 1 without localisation. "
         "Means with half-widths of 95% intervals over all images with a mask, right "
-        "or wrong.",
-        *("", aligned(cells), "", "![maps](attention.png)", ""),
-        "![key_share](key_share.png)",
-    ]
+        "or wrong."
+    )
+    table = Table("How much of each map lies in the key area", cells)
+    pictures = (Image("attention"), Image("key_share"))
+    return Section("Key areas", [Text(words), table, *pictures])
 
 
 def _with_half_width(row: Mapping[str, Any], name: str) -> str:

@@ -1,41 +1,25 @@
 """Reports: the only code that formats numbers.
 
-`report.json` holds every number and every parameter, `report.md` the table that people
-read, `curve.png` a robustness curve if one was run, `information.png` estimates of
-mutual information.
+`report.json` holds every number and every parameter (its schema: `schema`), `report.md`
+and `report.html` say what they mean, pictures lie beside them.
 """
 
+import contextlib
 import dataclasses
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from robustjax._checks import InputError
-from robustjax.evaluation._pictures import (
-    draw_attention,
-    draw_curve,
-    draw_influence_maps,
-    draw_information,
-    draw_neurons,
-    draw_radar,
-    draw_shares,
-    draw_steps,
-    draw_surfaces,
-    has_radar,
-)
-from robustjax.evaluation._sections import (
-    aligned,
-    attention_lines,
-    defended_lines,
-    information_lines,
-    maps_lines,
-    neurons_lines,
-    steps_lines,
-    surfaces_lines,
-)
+from robustjax.evaluation import _breakdown
+from robustjax.evaluation._blocks import aligned
+from robustjax.evaluation._outcome_sections import rows_cells
+from robustjax.evaluation.document import compose, report_markdown
+from robustjax.evaluation.html import report_html
 from robustjax.evaluation.limits import (
     by_access,
     class_prior,
@@ -44,9 +28,10 @@ from robustjax.evaluation.limits import (
 )
 from robustjax.evaluation.minimum_norm import accuracy_at, minimum_norms
 from robustjax.evaluation.results import AttackResult, Robustness, wilson_interval
-from robustjax.training import write_json
+from robustjax.evaluation.schema import read_report
+from robustjax.evaluation.statistics import mean_and_deviation as mean_and_deviation
 
-_LIMIT = "limit of any classifier"
+_PICTURE = re.compile(r"[a-z_]+")
 
 
 def summarise(result: Robustness) -> dict[str, Any]:
@@ -77,6 +62,7 @@ def summarise(result: Robustness) -> dict[str, Any]:
             row["mass_above_one"] = attack.mass_above_one
         if attack.stages:
             row["stages"] = [dataclasses.asdict(stage) for stage in attack.stages]
+        row["counts"] = attack.counts
         if not attack.counts:
             row["name"] += " (not counted)"
         if attack.norm is not None:
@@ -111,6 +97,10 @@ def summarise(result: Robustness) -> dict[str, Any]:
         access=access,
         inconsistent=inconsistent,
         warnings=warnings,
+        class_prior=class_prior(result.labels),
+        waterfall=_breakdown.waterfall(result),
+        confusion=_breakdown.confusion(result),
+        paths=_breakdown.paths(result),
     )
 
 
@@ -125,108 +115,64 @@ def table(summary: Mapping[str, Any]) -> str:
       | ------ | -------- | ------------- | -- | ------- |
       | clean  | 90.00%   | 60.00..98.00% | 10 | 0.1     |
     """
-    limited = any("limit" in row for row in summary["rows"])
-    last = (_LIMIT,) if limited else ()
-    cells = [("attack", "accuracy", "95% interval", "n", "seconds", *last)]
-    for row in summary["rows"]:
-        low, high = row["interval"]
-        if limited:
-            last = (f"{100 * row['limit']:.2f}%" if "limit" in row else "",)
-        cells.append(
-            (
-                row["name"],
-                f"{100 * row['accuracy']:.2f}%",
-                f"{100 * low:.2f}..{100 * high:.2f}%",
-                str(summary["num_examples"]),
-                f"{row['seconds']:.1f}",
-                *last,
-            )
-        )
-    return aligned(cells)
+    return aligned(rows_cells(summary))
 
 
-def write_report(
-    directory: Path,
-    summary: Mapping[str, Any],
-    *,
-    context: Mapping[str, Any],
-    curve: Mapping[str, Sequence[float]] | None = None,
-    information: Mapping[str, Any] | None = None,
-    defended: Mapping[str, Any] | None = None,
-    neurons: Mapping[str, Any] | None = None,
-    maps: Mapping[str, Any] | None = None,
-    steps: Mapping[str, Any] | None = None,
-    surfaces: Mapping[str, Any] | None = None,
-    attention: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes `report.json`, `report.md` and pictures of what else is given.
+def write_report(directory: Path, summary: Mapping[str, Any], **given: Any) -> None:
+    """Writes `report.json`, `report.md`, `report.html` and pictures.
 
-    These are `curve.png`, `neurons.png`, `information.png`, and `information_radar.png`
-    for at least three attacks on a classifier with a critic of images.
+    With `result`, also `outcomes.npz`, what became of each image. A reader sees the old
+    report or the whole new one: everything is written under other names first, and
+    `report.json` comes last. Pictures of the old report that the new one does not have
+    are removed.
 
     Args:
       directory: Created if needed.
       summary: From `summarise`.
-      context: What else a reader needs: config, checkpoint, versions, device, commit.
-      curve: `eps` and `accuracy` of a robustness curve, and perhaps `limit`, for each
-        radius None or what no classifier exceeds there.
-      information: From `information_of`.
-      defended: From `beside_bare`.
-      neurons: From `neuron_shifts`.
-      maps: `layer`, `names` of columns, `images` [R, M, H, W, C] and their `maps`
-        [R, M, h, w] from `influence_maps`, for `influence_maps.png`.
-      steps: From `step_curves`, for `steps.png`.
-      surfaces: `offsets`, `loss` and `broken` of a `loss_surface` as arrays, and
-        `health` of gradients (`count`, and shares of images `vanished`, `not_finite`
-        and of derivatives `zero_share`), for `surfaces.png`.
-      attention: From `attention_of_models`, and `masks`, which they are in words; for
-        `attention.png` and `key_share.png`.
+      **given: `context`, and what else there is: the keywords of `compose`.
 
     Raises:
-      InputError: the directory cannot be written.
+      InputError: the directory cannot be written, or what is given makes no report.
     """
-    content = {**context, **summary}
-    if curve is not None:
-        content["curve"] = {name: list(values) for name, values in curve.items()}
-    given = dict(information=information, defended=defended, neurons=neurons)
-    given |= dict(steps=steps)
-    if surfaces is not None:
-        given["gradients"] = surfaces["health"]
-    if attention is not None:
-        given["attention"] = {k: v for k, v in attention.items() if k != "pictures"}
-    content |= {name: dict(part) for name, part in given.items() if part is not None}
+    content, pictures = compose(summary, **given)
+    texts = {
+        "report.md": report_markdown(content, pictures),
+        "report.html": report_html(content, pictures),
+    }
+    files = {f"{name}.png": picture.png for name, picture in pictures.items()}
+    # Last: who finds a new report.json finds all that belongs to it.
+    texts["report.json"] = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    files |= {name: text.encode() for name, text in texts.items()}
+    before = _pictures_there(directory)
+    partial = {name: directory / f"{name}.partial" for name in files}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if curve is not None:
-            draw_curve(directory / "curve.png", curve, summary["num_examples"])
-        if information is not None:
-            draw_information(directory / "information.png", information)
-            if has_radar(information):
-                draw_radar(directory / "information_radar.png", information)
-        if neurons is not None:
-            draw_neurons(directory / "neurons.png", neurons)
-        if maps is not None:
-            draw_influence_maps(directory / "influence_maps.png", maps)
-        if steps is not None:
-            draw_steps(directory / "steps.png", steps)
-        if surfaces is not None:
-            draw_surfaces(directory / "surfaces.png", surfaces)
-        if attention is not None:
-            draw_attention(directory / "attention.png", attention)
-            draw_shares(directory / "key_share.png", attention)
-        write_json(directory / "report.json", content)
-        partial = directory / "report.md.partial"
-        lines = [] if defended is None else defended_lines(defended)
-        lines += [] if neurons is None else neurons_lines(neurons)
-        lines += [] if steps is None else steps_lines(steps)
-        lines += [] if surfaces is None else surfaces_lines(surfaces)
-        lines += [] if attention is None else attention_lines(attention)
-        lines += [] if maps is None else maps_lines(maps)
-        lines += [] if information is None else information_lines(information)
-        partial.write_text(_markdown(summary, context, curve, lines))
-        partial.replace(directory / "report.md")
+        for name, written in files.items():
+            partial[name].write_bytes(written)
+        for name, path in partial.items():
+            path.replace(directory / name)
+        for name in before - set(files):
+            (directory / name).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"Cannot write to {directory}: {error.strerror}.") from error
+    finally:
+        for path in partial.values():
+            _remove(path)
+
+
+def _pictures_there(directory: Path) -> set[str]:
+    """Pictures of the report that is there, if there is one that can be read."""
+    try:
+        found = read_report(directory)["pictures"]
+    except InputError:
+        return set()
+    names = [one["name"] for one in found]
+    return {f"{name}.png" for name in names if _PICTURE.fullmatch(name)}
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def save_adversarial(directory: Path, result: Robustness) -> None:
@@ -256,17 +202,6 @@ def save_adversarial(directory: Path, result: Robustness) -> None:
             partial.replace(path)
     except OSError as error:
         raise InputError(f"Cannot write to {directory}: {error.strerror}.") from error
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 for a single value).
-
-    Example:
-      >>> mean_and_deviation([1.0, 3.0])
-      (2.0, 1.4142135623730951)
-    """
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return float(np.mean(values)), deviation
 
 
 def seeds_table(figures: Mapping[str, Sequence[float]]) -> str:
@@ -308,84 +243,5 @@ def _minimum_norm(attack: AttackResult, clean_correct: np.ndarray) -> dict[str, 
         "median_of_correct": median if np.isfinite(median) else None,
         "eps": list(attack.radii),
         "accuracy": accuracy_at(norms, attack.radii).tolist(),
+        "histogram": _breakdown.histogram(norms),
     }
-
-
-def _markdown(
-    summary: Mapping,
-    context: Mapping,
-    curve: Mapping | None,
-    more: Sequence[str],
-) -> str:
-    lines = ["# Robustness report", ""]
-    for name in ("workdir", "checkpoint", "data", "suite", "device", "commit", "seed"):
-        if name in context:
-            lines.append(f"- {name}: {context[name]}")
-    lines += ["", table(summary), ""]
-    if summary.get("warnings"):
-        lines += ["## Warnings", ""]
-        lines += [f"- {line}" for line in summary["warnings"]] + [""]
-    lines.append(
-        "The worst case counts an example as correct only if it is classified "
-        "correctly clean and under every attack above but those marked as not counted, "
-        "which are held to no radius of the threat model. "
-        "Intervals are Wilson's."
-    )
-    if summary.get("draws", 1) > 1:
-        lines += [
-            "",
-            "The classifier is random: accuracies are shares of its draws. Of "
-            f"{summary['draws']} per image, attacks pick among their runs by a third, "
-            "the adversary among attacks by another (or takes one attack for all "
-            "images); the rest judge. Accuracies at radii are majority votes.",
-        ]
-    lines += ["", "## Attacks", ""]
-    for row in summary["rows"]:
-        if "parameters" in row:
-            lines.append(f"- **{row['name']}**: `{row['parameters']}`")
-            reached = ", ".join(
-                f"{norm} {value:.6g}" for norm, value in row["largest_distance"].items()
-            )
-            low, high = row["pixel_range"]
-            lines.append(f"  - reached: {reached}; pixels in [{low:g}, {high:g}]")
-            lines += [f"  - {detail}" for detail in _details(row)]
-    if curve is not None:
-        lines += ["", "## Robustness curve", "", "![curve](curve.png)", ""]
-        limit = curve.get("limit")
-        cells = [("eps", "accuracy", *(() if limit is None else (_LIMIT,)))]
-        for i, (eps, accuracy) in enumerate(
-            zip(curve["eps"], curve["accuracy"], strict=True)
-        ):
-            shown = () if limit is None else ("",)
-            if limit is not None and limit[i] is not None:
-                shown = (f"{100 * limit[i]:.2f}%",)
-            cells.append((f"{eps:.5g}", f"{100 * accuracy:.2f}%", *shown))
-        lines.append(aligned(cells))
-    lines += [
-        *more,
-        "",
-        f"JAX {jax.__version__}; every number and the config: report.json.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _details(row: Mapping[str, Any]) -> list[str]:
-    """What only staged or minimum-norm attacks have to say, a line each."""
-    lines = [
-        f"after {stage['name']}: {100 * stage['accuracy']:.2f}% "
-        f"({stage['broken']} of {stage['attacked']} broken, {stage['seconds']:.1f} s)"
-        for stage in row.get("stages", ())
-    ]
-    if "minimum_norm" in row:
-        found = row["minimum_norm"]
-        median = found["median_of_correct"]
-        lines.append(
-            f"median {found['norm']} norm over images classified correctly: "
-            + ("none found for half of them" if median is None else f"{median:.4g}")
-        )
-        lines += [
-            f"accuracy at {found['norm']} {eps:.5g}: {100 * accuracy:.2f}%"
-            for eps, accuracy in zip(found["eps"], found["accuracy"], strict=True)
-        ]
-    return lines

@@ -1,7 +1,6 @@
 """Accuracy under attack: per example, per attack, and the worst case over attacks."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from robustjax._checks import InputError
 from robustjax.attacks import StageOutcome
 from robustjax.data import Dataset
 from robustjax.evaluation._judging import worst_so_far
+from robustjax.evaluation.statistics import wilson_interval as wilson_interval
 from robustjax.types import Attack, LogitsFn
 
 
@@ -145,28 +145,6 @@ class Robustness:
         correct = np.stack([right for right, _ in found])
         seen = np.stack([right if seen is None else seen for right, seen in found])
         return worst_so_far(correct, seen, self.draws)[-1]
-
-
-def wilson_interval(
-    successes: float, total: int, *, z: float = 1.959964
-) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, 95% by default.
-
-    See "Probable Inference, the Law of Succession, and Statistical Inference" (Wilson,
-    1927).
-
-    Example:
-      >>> low, high = wilson_interval(90, 100)
-      >>> round(low, 4), round(high, 4)
-      (0.8256, 0.9448)
-    """
-    if total == 0:
-        return 0.0, 1.0
-    share = successes / total
-    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
-    half /= 1 + z**2 / total
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def check_kept(result: Robustness, dataset: Dataset) -> None:

@@ -1,0 +1,156 @@
+"""The verdict of a report: what is left, against whom, and how far to believe it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_NORMS = {
+    "linf": "each pixel moves by at most",
+    "l2": "the Euclidean norm of the change is at most",
+    "l1": "the sum of absolute changes is at most",
+}
+NO_ADAPTIVE = (
+    "No adaptive attack ran: nobody who knows this defense has attacked it. For a "
+    "plain classifier that is as it should be; for a defense the number is no more "
+    "than an upper bound."
+)
+NO_INDICATORS = (
+    "No failure indicators were measured: nothing here says that the attacks worked."
+)
+
+
+def verdict_of(
+    summary: Mapping[str, Any],
+    *,
+    threat: Mapping[str, Any] | None,
+    indicators: Sequence[Mapping[str, Any]] | None,
+    adaptive: Iterable[str],
+) -> dict[str, Any]:
+    """What comes first in a report.
+
+    Returns:
+      `accuracy` of the worst case and its `interval`, `clean`, the `attack` of the
+      lowest accuracy among those that count (None if there is none), the names of
+      raised `flags`, how many indicators were `measured`, the names of `adaptive`
+      attacks, and a `sentence`.
+    """
+    clean, *attacks, worst = summary["rows"]
+    counted = [row for row in attacks if row.get("counts", True)]
+    strongest = min(counted, key=lambda row: row["accuracy"], default=None)
+    judged = [] if indicators is None else indicators
+    flags = [one["name"] for one in judged if one["flagged"]]
+    measured = sum(one["value"] is not None or one["flagged"] for one in judged)
+    verdict = dict(
+        accuracy=worst["accuracy"],
+        interval=list(worst["interval"]),
+        clean=clean["accuracy"],
+        attack=None if strongest is None else strongest["name"],
+        flags=flags,
+        adaptive=list(adaptive),
+        measured=measured,
+    )
+    return verdict | dict(sentence=_sentence(verdict, summary["num_examples"], threat))
+
+
+def _sentence(
+    verdict: Mapping[str, Any], total: int, threat: Mapping[str, Any] | None
+) -> str:
+    low, high = verdict["interval"]
+    said = (
+        f"{percent(verdict['accuracy'])} of {total} images stay classified correctly "
+        f"in the worst case (95% interval {percent(low)} to {percent(high)}), "
+        f"{percent(verdict['clean'])} without an attack. "
+    )
+    if verdict["attack"] is None:
+        said += "No attack that counts ran, so this says nothing about robustness. "
+    else:
+        said += f"The strongest attack is {verdict['attack']}. "
+    said += f"Threat model: {threat_in_words(threat)}. "
+    if verdict["flags"]:
+        said += (
+            f"{len(verdict['flags'])} of {verdict['measured']} failure indicators "
+            f"raised a flag ({', '.join(verdict['flags'])}): do not trust the number "
+            "before these are explained."
+        )
+    elif verdict["measured"]:
+        said += f"None of {verdict['measured']} failure indicators raised a flag."
+    else:
+        said += "No failure indicators were measured."
+    return said
+
+
+def standing(content: Mapping[str, Any]) -> tuple[str, str]:
+    """How far to believe a report: a word for the eye, and why."""
+    verdict = content["verdict"]
+    if content.get("inconsistent"):
+        return "failed", "Attackers who know less did more: attacks failed."
+    if verdict["flags"]:
+        return "flagged", f"Flags: {', '.join(verdict['flags'])}."
+    if not verdict["measured"]:
+        return "unchecked", NO_INDICATORS
+    return "no flags", f"{verdict['measured']} indicators measured, none raised."
+
+
+def threat_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The threat that all attacks that count have in common, None if they have none."""
+    found = []
+    for row in rows:
+        if "parameters" in row and row.get("counts", True):
+            found += _threats(row["parameters"])
+    distinct = [one for i, one in enumerate(found) if one not in found[:i]]
+    return dict(distinct[0]) if len(distinct) == 1 else None
+
+
+def _threats(parameters: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    threat = parameters.get("threat")
+    if threat is not None:
+        return [threat]
+    inside = [parameters.get(name) for name in ("attack", "start")]
+    inside += parameters.get("attacks") or []
+    return [t for one in inside if isinstance(one, Mapping) for t in _threats(one)]
+
+
+def adaptive_rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Attacks that climb another view of the classifier than the one judged.
+
+    That is what somebody does who knows the defense: another gradient, other draws, the
+    model without its transform, inside losses. See `config.attacks`.
+    """
+    hooks = ("view", "perturb_templates", "information", "pairing", "adaptive")
+    return [
+        row["name"]
+        for row in rows
+        if any((row.get("parameters") or {}).get(hook) for hook in hooks)
+    ]
+
+
+def threat_in_words(threat: Mapping[str, Any] | None) -> str:
+    """A threat model as a reader needs it.
+
+    Example:
+      >>> threat_in_words({"name": "linf", "eps": 8 / 255})
+      'each pixel moves by at most 0.03137 (8/255), pixels in [0, 1]'
+    """
+    if threat is None:
+        return "several, or none that is known; see the parameters of each attack"
+    eps = float(threat.get("eps", "nan"))
+    low, high = threat.get("bounds") or (0.0, 1.0)
+    norm = _NORMS.get(str(threat.get("name")), f"{threat.get('name')} at most")
+    size = f"{eps:.4g}"
+    levels = eps * 255
+    if (
+        threat.get("name") == "linf"
+        and levels > 0.5
+        and abs(levels - round(levels)) < 1e-3
+    ):
+        size += f" ({round(levels)}/255)"
+    return f"{norm} {size}, pixels in [{low:g}, {high:g}]"
+
+
+def percent(value: float | None) -> str:
+    """A share, or a dash for None.
+
+    Example:
+      >>> percent(0.5), percent(None)
+      ('50.00%', '-')
+    """
+    return "-" if value is None else f"{100 * value:.2f}%"
