@@ -14,6 +14,8 @@ from robustjax.evaluation.estimate import Estimate as Estimate
 from robustjax.evaluation.estimate import Passes as Passes
 from robustjax.evaluation.estimate import count_passes as count_passes
 from robustjax.evaluation.estimate import estimate as estimate
+from robustjax.evaluation.indicators import Indicator as Indicator
+from robustjax.evaluation.indicators import indicators as indicators
 from robustjax.evaluation.information import information_of as information_of
 from robustjax.evaluation.landscape import GradientHealth as GradientHealth
 from robustjax.evaluation.landscape import Surface as Surface
