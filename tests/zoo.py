@@ -93,7 +93,11 @@ def sound(name, seed=0, **options):
 def judge(logits_fn, dataset, source=None, attack=NAIVE, **options):
     """What a naive author would find, and the indicators of it."""
     mesh = training.data_mesh(jax.devices()[:1])
-    named = NAIVE if source is None else NamedAttack(attack.name, attack.attack, source=source)
+    named = (
+        NAIVE
+        if source is None
+        else NamedAttack(attack.name, attack.attack, source=source)
+    )
     result = evaluate(
         logits_fn, dataset, [named], key=KEY, mesh=mesh, batch_size=len(dataset)
     )
@@ -199,7 +203,9 @@ def smoothed(dataset):
     fun = base()
 
     def without_gradient(x):
-        clean = transform.apply((), jax.random.clone(KEY), fun, jax.lax.stop_gradient(x))
+        clean = transform.apply(
+            (), jax.random.clone(KEY), fun, jax.lax.stop_gradient(x)
+        )
         return fun(jax.lax.stop_gradient(clean) + 0 * x)
 
     return without_gradient
@@ -216,7 +222,10 @@ def memorised(dataset):
     fun = base()
     mesh = training.data_mesh(jax.devices()[:1])
     found = evaluate(
-        *(fun, dataset, [NAIVE]), key=KEY, mesh=mesh, keep_adversarial=True,
+        *(fun, dataset, [NAIVE]),
+        key=KEY,
+        mesh=mesh,
+        keep_adversarial=True,
         batch_size=len(dataset),
     )
     points = found.attacks[0].x_adv
@@ -237,7 +246,9 @@ PLANTS = {
     "saturated softmax": Plant(saturated, ("probabilities",)),
     "label-flipping at eps": Plant(flipping, ("monotone", "silent_success")),
     "a transductive head": Plant(transductive, ("transductive",)),
-    "WNLL, straight-through gradients": Plant(straight_through, ("gradient", "queries")),
+    "WNLL, straight-through gradients": Plant(
+        straight_through, ("gradient", "queries")
+    ),
     "NIP with predicted labels": Plant(predicted, ("gradient", "queries")),
     "TVM without BPDA": Plant(smoothed, ("gradient", "queries")),
     "train-mode BatchNorm at test time": Plant(train_mode, ("transductive",)),

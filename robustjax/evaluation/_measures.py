@@ -131,13 +131,12 @@ def silent_success(seen: Seen) -> Found:
     if not seen.exact:
         return Found(None, "A random classifier: draws break a point now and then.")
     recorded = [
-        along
+        attack.broken_along[:, -1]
         for attack in seen.result.attacks
-        if attack.counts
-        and (along := getattr(attack, "broken_along", None)) is not None
+        if attack.counts and attack.broken_along is not None
     ]
     if recorded:
-        broken = np.any([along.any(axis=1) for along in recorded], axis=0)
+        broken = np.any(recorded, axis=0)
         silent = broken & (seen.result.worst_case_correct >= 0.5)
         return _share(silent, f"on the way of {len(recorded)} recorded attacks")
     if not seen.walks or seen.of.climbed is not seen.of.judge:
@@ -156,14 +155,10 @@ def _share(rows: Any, what: str) -> Found:
 def incomplete(seen: Seen) -> Found:
     if not seen.exact:
         return Found(None, "A random classifier: its losses are noisy.")
-    longest = max(
-        (a for a in seen.result.attacks if a.counts and _losses(a) is not None),
-        key=lambda attack: _losses(attack).shape[1],
-        default=None,
-    )
-    if longest is not None:
-        losses, what = _losses(longest), longest.name
-        broken = getattr(longest, "broken_along", None)
+    recorded = [a for a in seen.result.attacks if a.counts and a.losses is not None]
+    if recorded:
+        longest = max(recorded, key=lambda attack: np.shape(attack.losses)[1])
+        losses, broken, what = longest.losses, longest.broken_along, longest.name
         standing = seen.result.worst_case_correct >= 0.5
     elif seen.walks:
         losses, broken = seen.walks[0].losses, seen.walks[0].broken
@@ -172,18 +167,14 @@ def incomplete(seen: Seen) -> Found:
         return Found(None, seen.why)
     if broken is not None:
         standing = standing & ~broken.any(axis=1)
-    steps = losses.shape[1] - 1
-    if not standing.any() or steps < 4:
-        why = "is left standing" if steps >= 4 else "but fewer than 4 steps were made"
-        return Found(0.0 if steps >= 4 else None, f"No image {why}.", 0)
-    last = 10 if steps >= 20 else steps // 2
-    late = rise_at_the_end(losses[standing], last) > _RISE
-    where = f"left standing gain in the last {last} of {steps} steps of {what}"
-    return _share(late, where)
-
-
-def _losses(attack: Any) -> Any:
-    return getattr(attack, "losses", None)
+    count = np.shape(losses)[1]
+    if count < 4:
+        return Found(None, f"{what} made fewer than 4 steps.")
+    if not standing.any():
+        return Found(0.0, "No image is left standing.", 0)
+    last = min(10, count // 2)
+    late = rise_at_the_end(np.asarray(losses)[standing], last) > _RISE
+    return _share(late, f"left standing gain in the last {last} steps of {what}")
 
 
 def random(seen: Seen) -> Found:
@@ -224,7 +215,13 @@ def not_a_number(seen: Seen) -> Found:
     rows = np.isnan(flat).any(axis=1)
     for walk in seen.walks:
         rows = rows | walk.not_a_number
-    return _share(rows, "have NaN among their logits")._replace(images=None)
+    result = seen.result
+    most = max(result.num_nan, *(a.num_nan for a in result.attacks), 0)
+    found = _share(rows, "have NaN among their logits")._replace(images=None)
+    if most <= rows.sum():
+        return found
+    total = len(result.index)
+    return Found(most / total, f"{most} of {total} images have NaN in the evaluation.")
 
 
 def transfer(seen: Seen, surrogates: Sequence[LogitsFn]) -> Found:
@@ -294,7 +291,8 @@ def with_radius(seen: Seen, num_draws: int, num_images: int) -> dict[str, Found]
         return dict.fromkeys((*names, "noise", "logit_scale"), nothing)
     walks, of = seen.walks, seen.of
     on = seen.right(_probes.path(of, start=walks[0].x_adv))
-    scaled = [seen.right(_probes.path(of, scale=scale)) for scale in SCALES]
+    scales = (*SCALES, _probes.own_scale(seen.logits, of.y))
+    scaled = [seen.right(_probes.path(of, scale=scale)) for scale in scales]
     return dict(
         more_steps=_gain(seen, seen.left, [on], f"within {2 * of.num_steps} steps"),
         more_restarts=_gain(

@@ -183,6 +183,16 @@ def logits(of: Subject) -> np.ndarray:
     return of.over(lambda x, *_: _climbs.answers(of.judge, x))
 
 
+def own_scale(logits: np.ndarray, y: np.ndarray) -> float:
+    """What brings the median margin of logits to 1."""
+    flat = logits.mean(axis=1) if logits.ndim == 3 else logits
+    rows, others = np.arange(len(y)), np.array(flat, np.float64)
+    others[rows, y] = -np.inf
+    margins = np.abs(flat[rows, y] - others.max(axis=1))
+    middle = float(np.median(margins[np.isfinite(margins)], axis=None)) if len(y) else 0
+    return 1 / middle if np.isfinite(middle) and middle > 0 else 1.0
+
+
 def random_share(of: Subject) -> np.ndarray:
     """Whether two calls of one program differ, [n] bool."""
     return _differs(logits(of), logits(of))

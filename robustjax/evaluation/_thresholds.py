@@ -179,7 +179,8 @@ RULES = (
         "logit_scale",
         0.05,
         "Share of images that PGD on the cross-entropy of 0.01, 0.1, 10 or 100 times "
-        "the logits breaks, and neither the worst case nor 5 starts at the scale 1.",
+        "the logits, or of logits whose median margin is 1, breaks, and neither the "
+        "worst case nor 5 starts with the logits as they are.",
         "The cross-entropy saturates, or is flat, at the model's own scale. Climb the "
         "difference of logits ratio or the margin.",
         f"{_CARLINI}, section 4.2; {_CROCE}, section 4; the threshold is ours",
