@@ -24,6 +24,8 @@ from robustjax.evaluation.history import training_history as training_history
 from robustjax.evaluation.history import weights_by_class as weights_by_class
 from robustjax.evaluation.html import page as page
 from robustjax.evaluation.html import report_html as report_html
+from robustjax.evaluation.indicators import Indicator as Indicator
+from robustjax.evaluation.indicators import indicators as indicators
 from robustjax.evaluation.information import information_of as information_of
 from robustjax.evaluation.landscape import GradientHealth as GradientHealth
 from robustjax.evaluation.landscape import Surface as Surface
