@@ -132,4 +132,6 @@ def nearest_in_hull(points: Array) -> Array:
 
     first = squares.argmin()
     start = jnp.zeros(len(points), gram.dtype).at[first].set(1.0)
-    return jax.lax.while_loop(unfinished, round_of, (start, gram[first], 0))[0]
+    return jax.lax.while_loop(unfinished, round_of, (start, gram[first], jnp.int32(0)))[
+        0
+    ]
