@@ -9,6 +9,12 @@ from robustjax.evaluation.attention import cover as cover
 from robustjax.evaluation.attention import grad_cam as grad_cam
 from robustjax.evaluation.attention import key_area as key_area
 from robustjax.evaluation.attention import reference_masks as reference_masks
+from robustjax.evaluation.binarization import Binarization as Binarization
+from robustjax.evaluation.binarization import binarization as binarization
+from robustjax.evaluation.binarization import features_of as features_of
+from robustjax.evaluation.binarization import (
+    summarise_binarization as summarise_binarization,
+)
 from robustjax.evaluation.compare import compare as compare
 from robustjax.evaluation.compare import write_comparison as write_comparison
 from robustjax.evaluation.defended import beside_bare as beside_bare
