@@ -184,7 +184,7 @@ def evaluate(
     given["context"] = dict(
         data=f"{len(dataset)} images given",
         suite=suite if isinstance(suite, str) else "given",
-        seed=str(jax.random.key_data(key).tolist()),
+        key=str(jax.random.key_data(key).tolist()),
         threat=block["threat"],
         device=provenance.device(),
         precision=provenance.precision(),

@@ -44,12 +44,12 @@ class Bar:
             total=100.0,
             unit="%",
             disable=not shown,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+            bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
         )
 
     def advance(self, position: int, share: float) -> None:
         """Takes in that a share of an attack, or of the clean pass (-1), is done."""
-        self._bar.set_description(self._names[position], refresh=False)
+        self._bar.set_description(self._names[position], refresh=False)  # adds ": "
         whole = sum(self._weights) or 1.0
         self._bar.update(min(100 * share * self._weights[position] / whole, self._left))
 

@@ -169,6 +169,9 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
         print(f"\n{workdir}, checkpoint of step {step}\n\n{table}\n")
         for line in summary["warnings"]:
             print(f"Warning: {line}")
-        print(f"Report: {report / 'report.md'}")
+        for flag in more.get("indicators") or ():
+            if flag.flagged:
+                print(f"Flag {flag.name}: {flag.detail} {flag.meaning}")
+        print(f"Report: {report / 'report.html'}, report.md, report.json")
     accuracies = {row["name"]: row["accuracy"] for row in summary["rows"]}
     return Judged(accuracies, summary["inconsistent"])
