@@ -136,11 +136,12 @@ def report_directories(path: Path) -> dict[str, Path]:
                     f"--workdir={path} --suite=standard first."
                 )
             return by_seed
-    if not path.is_dir():
-        raise InputError(f"`compare` got {path}, which is no directory.")
+    workdir = path.parent if path.name == "report" else path
+    if not workdir.is_dir():
+        raise InputError(f"There is no directory {workdir}: name that of a run.")
     raise InputError(
-        f"{path} has no report: run python eval.py --workdir={path} --suite=standard "
-        "first."
+        f"{path} has no report: run python eval.py --workdir={workdir} "
+        "--suite=standard first."
     )
 
 

@@ -12,6 +12,7 @@ from robustjax.evaluation import (
     compare,
     compare_paired,
     compare_runs,
+    comparison_lines,
     holm,
     mean_and_deviation,
     wilson_interval,
@@ -223,6 +224,13 @@ def test_written_files_say_what_the_numbers_say(runs, tmp_path):
     row = next(line for line in text.splitlines() if "| worst case | a" in line)
     counts = (worst[n] for n in ("both", "only_first", "only_second", "neither"))
     assert re.split(r"\s*\|\s*", row)[4:8] == [str(count) for count in counts]
+
+
+def test_a_terminal_gets_the_table_and_the_sentences(runs, tmp_path):
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    lines = comparison_lines(found)
+    assert re.split(r"\s*\|\s*", lines[0])[1:-1] == ["row", "a", "b"]
+    assert any(line.startswith("worst case: a is more accurate") for line in lines)
 
 
 def test_no_difference_is_said_in_words(tmp_path):
