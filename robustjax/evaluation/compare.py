@@ -30,6 +30,7 @@ from robustjax.evaluation._comparison import (
     sentences,
 )
 from robustjax.evaluation.html import page
+from robustjax.evaluation.outcomes import NOT_COUNTED
 from robustjax.evaluation.statistics import (
     Paired,
     compare_paired,
@@ -181,7 +182,7 @@ def _parameters(run: Run) -> dict[str, Any]:
 
 
 def _shown(run: Run, name: str) -> str:
-    return name if name in run.outcomes.counted else f"{name} (not counted)"
+    return name if name in run.outcomes.counted else name + NOT_COUNTED
 
 
 def _worst_cases(

@@ -127,6 +127,19 @@ def test_reports_without_one_threat_model_are_doubted(runs, tmp_path):
     assert "no one threat model" in found["warnings"][0]
 
 
+def test_attacks_of_one_name_stay_apart(tmp_path):
+    for number, name in enumerate("ab"):
+        outcome = reports.result(number, (("PGD", 0.9), ("PGD", 0.5), ("PGD", 0.2)))
+        first, second, third = outcome.attacks
+        third = dataclasses.replace(third, counts=False)
+        outcome = dataclasses.replace(outcome, attacks=(first, second, third))
+        reports.write(tmp_path / name / "report", outcome)
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    attacks = ["PGD", "PGD (2)", "PGD (3) (not counted)"]
+    assert found["rows"] == ["clean", *attacks, "worst case"]
+    assert found["models"][0]["rows"]["PGD (2)"]["accuracy"] < 0.7
+
+
 def test_flags_are_told(runs, tmp_path):
     measured = [reports.indicator("gradient", True), reports.indicator("noise", False)]
     given = dict(indicators=measured, warnings=["PGD-40: doubtful."])
