@@ -140,7 +140,7 @@ def test_the_tables_on_information_are_what_the_script_writes(monkeypatch):
     "line",
     "".join(
         block
-        for page in (PAGE, INTERPOLATION, NAMID, NIP, AT_ALP)
+        for page in (PAGE, INTERPOLATION, NAMID, NIP, AT_ALP, COMPARISON)
         for block in blocks("bash", page)
     ).splitlines(),
 )

@@ -16,6 +16,7 @@ from robustjax.evaluation.binarization import (
     summarise_binarization as summarise_binarization,
 )
 from robustjax.evaluation.compare import compare as compare
+from robustjax.evaluation.compare import comparison_lines as comparison_lines
 from robustjax.evaluation.compare import write_comparison as write_comparison
 from robustjax.evaluation.defended import beside_bare as beside_bare
 from robustjax.evaluation.document import Document as Document

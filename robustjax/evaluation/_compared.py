@@ -10,7 +10,12 @@ import numpy as np
 
 from robustjax._checks import InputError
 from robustjax.evaluation._verdict import threat_in_words
-from robustjax.evaluation.outcomes import Outcomes, load_outcomes
+from robustjax.evaluation.outcomes import (
+    NOT_COUNTED,
+    Outcomes,
+    distinct,
+    load_outcomes,
+)
 from robustjax.evaluation.schema import read_report
 
 _DATA = re.compile(r"Dataset\('(.*)', (\d+) images (\S+) \w+, (\d+) classes\)")
@@ -136,16 +141,18 @@ def report_directories(path: Path) -> dict[str, Path]:
                     f"--workdir={path} --suite=standard first."
                 )
             return by_seed
-    if not path.is_dir():
-        raise InputError(f"`compare` got {path}, which is no directory.")
+    workdir = path.parent if path.name == "report" else path
+    if not workdir.is_dir():
+        raise InputError(f"There is no directory {workdir}: name that of a run.")
     raise InputError(
-        f"{path} has no report: run python eval.py --workdir={path} --suite=standard "
-        "first."
+        f"{path} has no report: run python eval.py --workdir={workdir} "
+        "--suite=standard first."
     )
 
 
 def _read(directory: Path, given: Path) -> Run:
     content = read_report(directory)
+    _number(content["rows"][1:-1])
     run = Run(directory, content, load_outcomes(directory))
     names = [row["name"] for row in content["rows"]]
     if names != list(run.outcomes.rows()):
@@ -154,6 +161,13 @@ def _read(directory: Path, given: Path) -> Run:
             f"evaluations: run python eval.py --workdir={given} again."
         )
     return run
+
+
+def _number(rows: Sequence[dict[str, Any]]) -> None:
+    """Tells apart attacks of one name as `save_outcomes` does."""
+    names = [row["name"].removesuffix(NOT_COUNTED) for row in rows]
+    for row, name in zip(rows, distinct(names), strict=True):
+        row["name"] = name + NOT_COUNTED * row["name"].endswith(NOT_COUNTED)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

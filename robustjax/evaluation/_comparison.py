@@ -27,7 +27,7 @@ Cells = list[tuple[str, ...]]
 def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
     """A comparison in words and tables."""
     differs = Items([Item("", sentence) for sentence in sentences(comparison)])
-    accuracies = Table("Accuracies by model", _accuracies(comparison))
+    accuracies = Table("Accuracies by model", accuracy_cells(comparison))
     found = [
         Section("What differs", [Text(_about(comparison)), differs]),
         Section("Accuracy", [accuracies, Text(_reading(comparison)), Image(_PICTURE)]),
@@ -128,7 +128,8 @@ def _sentence(pair: Mapping[str, Any]) -> str:
     return f"{pair['row']}: {names[0]} is more accurate than {names[1]}: {sure}."
 
 
-def _accuracies(comparison: Mapping[str, Any]) -> Cells:
+def accuracy_cells(comparison: Mapping[str, Any]) -> Cells:
+    """A row for each attack, a column for each model."""
     models = comparison["models"]
     cells: Cells = [("row", *(model["name"] for model in models))]
     for name in comparison["rows"]:

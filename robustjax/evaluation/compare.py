@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from robustjax._checks import InputError
-from robustjax.evaluation._blocks import markdown
+from robustjax.evaluation._blocks import aligned, markdown
 from robustjax.evaluation._compared import (
     Model,
     Run,
@@ -23,8 +23,14 @@ from robustjax.evaluation._compared import (
     read_models,
     suite_of,
 )
-from robustjax.evaluation._comparison import comparison_picture, comparison_sections
+from robustjax.evaluation._comparison import (
+    accuracy_cells,
+    comparison_picture,
+    comparison_sections,
+    sentences,
+)
 from robustjax.evaluation.html import page
+from robustjax.evaluation.outcomes import NOT_COUNTED
 from robustjax.evaluation.statistics import (
     Paired,
     compare_paired,
@@ -66,7 +72,7 @@ def compare(reports: Sequence[Path | str]) -> dict[str, Any]:
       >>> compare(["runs/nothing", "runs/there"])
       Traceback (most recent call last):
       ...
-      robustjax._checks.InputError: `compare` got runs/nothing, which is no directory.
+      robustjax._checks.InputError: There is no directory runs/nothing: ...
     """
     models = read_models(reports)
     warnings = check_comparable(models)
@@ -125,6 +131,29 @@ def write_comparison(directory: Path, comparison: Mapping[str, Any]) -> None:
     write_json(directory / "compare.json", comparison)
 
 
+def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
+    """What a comparison shows, for a terminal: sentences, accuracies, warnings.
+
+    Args:
+      comparison: From `compare`.
+
+    Example:
+      >>> row = dict(accuracy=0.5, interval=[0.4, 0.6])
+      >>> model = dict(name="a", rows={"clean": row}, own_worst_case=row)
+      >>> found = dict(rows=["clean"], models=[model], pairs=[], warnings=["Hm."])
+      >>> print("\\n".join(comparison_lines(found)))
+      | row                         | a                     |
+      | --------------------------- | --------------------- |
+      | clean                       | 50.00% (40.00..60.00) |
+      | worst case of its own suite | 50.00% (40.00..60.00) |
+      <BLANKLINE>
+      Warning: Hm.
+    """
+    lines = [*aligned(accuracy_cells(comparison)).splitlines(), ""]
+    lines += sentences(comparison)
+    return lines + [f"Warning: {line}" for line in comparison["warnings"]]
+
+
 def _shared_attacks(models: Sequence[Model]) -> tuple[list[str], list[str]]:
     """Attacks that all runs have with the same parameters, and a line on the others."""
     runs = [run for model in models for run in model.runs.values()]
@@ -153,7 +182,7 @@ def _parameters(run: Run) -> dict[str, Any]:
 
 
 def _shown(run: Run, name: str) -> str:
-    return name if name in run.outcomes.counted else f"{name} (not counted)"
+    return name if name in run.outcomes.counted else name + NOT_COUNTED
 
 
 def _worst_cases(

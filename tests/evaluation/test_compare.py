@@ -12,6 +12,7 @@ from robustjax.evaluation import (
     compare,
     compare_paired,
     compare_runs,
+    comparison_lines,
     holm,
     mean_and_deviation,
     wilson_interval,
@@ -126,6 +127,19 @@ def test_reports_without_one_threat_model_are_doubted(runs, tmp_path):
     assert "no one threat model" in found["warnings"][0]
 
 
+def test_attacks_of_one_name_stay_apart(tmp_path):
+    for number, name in enumerate("ab"):
+        outcome = reports.result(number, (("PGD", 0.9), ("PGD", 0.5), ("PGD", 0.2)))
+        first, second, third = outcome.attacks
+        third = dataclasses.replace(third, counts=False)
+        outcome = dataclasses.replace(outcome, attacks=(first, second, third))
+        reports.write(tmp_path / name / "report", outcome)
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    attacks = ["PGD", "PGD (2)", "PGD (3) (not counted)"]
+    assert found["rows"] == ["clean", *attacks, "worst case"]
+    assert found["models"][0]["rows"]["PGD (2)"]["accuracy"] < 0.7
+
+
 def test_flags_are_told(runs, tmp_path):
     measured = [reports.indicator("gradient", True), reports.indicator("noise", False)]
     given = dict(indicators=measured, warnings=["PGD-40: doubtful."])
@@ -223,6 +237,13 @@ def test_written_files_say_what_the_numbers_say(runs, tmp_path):
     row = next(line for line in text.splitlines() if "| worst case | a" in line)
     counts = (worst[n] for n in ("both", "only_first", "only_second", "neither"))
     assert re.split(r"\s*\|\s*", row)[4:8] == [str(count) for count in counts]
+
+
+def test_a_terminal_gets_the_table_and_the_sentences(runs, tmp_path):
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    lines = comparison_lines(found)
+    assert re.split(r"\s*\|\s*", lines[0])[1:-1] == ["row", "a", "b"]
+    assert any(line.startswith("worst case: a is more accurate") for line in lines)
 
 
 def test_no_difference_is_said_in_words(tmp_path):

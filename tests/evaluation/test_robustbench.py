@@ -56,6 +56,16 @@ def test_what_is_told_fills_the_gaps(content):
     assert {name: entry[name] for name in about} == about
 
 
+def test_what_is_told_on_a_command_line_is_text(content):
+    about = dict(additional_data="false", number_forward_passes="2", eps="8/255")
+    entry = robustbench_entry(content, about)
+    assert entry["additional_data"] is False
+    assert entry["number_forward_passes"] == 2
+    for field, text in dict(additional_data="no", eps="8/0", eps_="1").items():
+        with pytest.raises(InputError, match="`about`"):
+            robustbench_entry(content, {field: text})
+
+
 def test_a_lower_worst_case_is_external(tmp_path):
     outcome = judged()
     lower = reports.attack("adaptive", outcome.attacks[1].correct.copy())
@@ -182,6 +192,15 @@ def test_what_makes_no_entry_is_one_line(content, damage, about, match):
     with pytest.raises(InputError, match=match) as caught:
         robustbench_entry(damage(content), about)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_no_report_says_the_command_to_type(tmp_path):
+    with pytest.raises(InputError, match="There is no directory"):
+        export_robustbench(tmp_path / "typo")
+    (tmp_path / "run").mkdir()
+    for given in (tmp_path / "run", tmp_path / "run" / "report"):
+        with pytest.raises(InputError, match=r"eval\.py --workdir=\S+/run --suite"):
+            export_robustbench(given)
 
 
 def test_several_seeds_make_no_entry(tmp_path):
