@@ -103,6 +103,8 @@ class IteratedAttack:
       num_steps: How often `step` runs.
       broken: `state -> [B] bool`, the images for which `finish` would return a
         misclassified point, where the state knows and `finish` makes no passes.
+      seen: `state -> (objective [B], broken [B])` of the iterate that the last `step`
+        evaluated, broken also if an earlier one was, where the state knows.
     """
 
     init: Callable[[Key, LogitsFn, Array, Array], Any]
@@ -110,6 +112,7 @@ class IteratedAttack:
     finish: Callable[[Any, LogitsFn, Array, Array], Array]
     num_steps: int
     broken: Callable[[Any], Array] | None = None
+    seen: Callable[[Any], tuple[Array, Array]] | None = None
 
     def __call__(self, key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         """Runs the attack; an `Attack`."""

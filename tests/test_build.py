@@ -278,7 +278,7 @@ def test_every_attack_has_a_name():
     code_only = {
         *("against", "apply_perturbation", "apgd_target", "autoattack_rand", "broken"),
         *("each_target", "estimated_gradient", "expectation", "fab_target"),
-        *("gaussian_kernel", "keep_trajectory", "mass_above_one"),
+        *("gaussian_kernel", "keep_path", "keep_trajectory", "mass_above_one"),
         *("oblivious", "projected_gradient", "resize_and_pad", "transferable"),
         *("uniform_start", "universal_perturbation", "with_surrogate"),
         *("Placement", "Stage", "StagedAttack", "StageOutcome", "Trajectory"),

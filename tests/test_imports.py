@@ -9,7 +9,16 @@ import robustjax
 
 ROOT = pathlib.Path(robustjax.__file__).parent
 ORDER = (
-    *("types", "_checks", "_random", "threats", "objectives", "pairing", "_gradients"),
+    *(
+        "types",
+        "_checks",
+        "_digest",
+        "_random",
+        "threats",
+        "objectives",
+        "pairing",
+        "_gradients",
+    ),
     *("models",),
     *("interoperation", "attacks", "information", "interpolation", "influence"),
     *(

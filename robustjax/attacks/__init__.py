@@ -54,6 +54,7 @@ from robustjax.attacks.input_diversity import gaussian_kernel as gaussian_kernel
 from robustjax.attacks.input_diversity import resize_and_pad as resize_and_pad
 from robustjax.attacks.iterate import Trajectory as Trajectory
 from robustjax.attacks.iterate import early_stop as early_stop
+from robustjax.attacks.iterate import keep_path as keep_path
 from robustjax.attacks.iterate import keep_trajectory as keep_trajectory
 from robustjax.attacks.jsma import jsma as jsma
 from robustjax.attacks.momentum import di_fgsm as di_fgsm

@@ -1,7 +1,6 @@
 """How far a long attack has come: plain arrays, in a file from which it can go on."""
 
 import dataclasses
-import hashlib
 import os
 import time
 import zipfile
@@ -9,11 +8,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from robustjax._checks import InputError
+from robustjax._digest import digest
 
 _SECONDS_BETWEEN_WRITES = 30.0
 _UNREADABLE = (
@@ -91,7 +89,7 @@ class ProgressFile:
 
     def __init__(self, path: Path | None, *work: Any, probe: np.ndarray):
         self._path = None if path is None else Path(path)
-        self._signature = "" if path is None else _digest(work)
+        self._signature = "" if path is None else digest(work)
         self._probe = probe
         self._written = time.monotonic()
 
@@ -150,18 +148,3 @@ class ProgressFile:
         """Forgets a run that is over."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-
-
-def _digest(work: Any) -> str:
-    """A hash of the names, numbers and arrays in a tree; functions do not count."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(work):
-        if isinstance(leaf, (str, int, float)):
-            digest.update(f"{type(leaf).__name__} {leaf!r}".encode())
-        elif hasattr(leaf, "dtype"):
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                leaf = jax.random.key_data(leaf)
-            array = np.ascontiguousarray(jax.device_get(leaf))
-            digest.update(f"{array.dtype} {array.shape}".encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -101,7 +101,8 @@ def apgd(
             climb.draw(key, x), logits_fn, x, y, Task(None, clean_broken)
         )
 
-    return IteratedAttack(init, climb.step, _finish, climb.num_steps, _broken)
+    seen = None if threat.name == "l1" else _seen
+    return IteratedAttack(init, climb.step, _finish, climb.num_steps, _broken, seen)
 
 
 def apgd_target(
@@ -157,7 +158,8 @@ def apgd_target(
         task = _task(objective, logits_fn(x), y, rank)
         return climb.start(climb.draw(key, x), logits_fn, x, y, task)
 
-    return IteratedAttack(init, climb.step, _finish, climb.num_steps, _broken)
+    seen = None if threat.name == "l1" else _seen
+    return IteratedAttack(init, climb.step, _finish, climb.num_steps, _broken, seen)
 
 
 def apgd_targeted(
@@ -311,6 +313,10 @@ def _keep_first(
 
 def _broken(state: Any) -> Array:
     return state.record.broken
+
+
+def _seen(state: Any) -> tuple[Array, Array]:
+    return state.value, state.record.broken
 
 
 def _finish(state: Any, logits_fn: LogitsFn, x: Array, y: Array) -> Array:

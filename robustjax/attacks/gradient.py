@@ -35,11 +35,15 @@ class GradientState(NamedTuple):
       x_adv: The current iterate, [B, ...].
       rule: State of the step rule.
       best: The most adversarial iterate evaluated so far; None for `iterate="last"`.
+      value: The objective at the iterate before, [B].
+      broken: Whether an iterate up to that one was misclassified, [B].
     """
 
     x_adv: Array
     rule: Any
     best: Candidate | None
+    value: Array
+    broken: Array
 
 
 def projected_gradient(
@@ -89,13 +93,11 @@ def projected_gradient(
     def init(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> GradientState:
         _outcome.check_call(logits_fn, x, y)
         x_adv = x if start is None else start(key, x)
-        best = None
-        if iterate == "best":
-            never = jnp.full(
-                x.shape[:1], -jnp.inf, jnp.promote_types(x.dtype, "float32")
-            )
-            best = Candidate(x_adv, never, jnp.zeros(x.shape[:1], bool))
-        return GradientState(x_adv, rule.init(x_adv), best)
+        wide = jnp.promote_types(x.dtype, "float32")
+        never = jnp.full(x.shape[:1], -jnp.inf, wide)
+        none = jnp.zeros(x.shape[:1], bool)
+        best = Candidate(x_adv, never, none) if iterate == "best" else None
+        return GradientState(x_adv, rule.init(x_adv), best, never, none)
 
     def step(
         state: GradientState, logits_fn: LogitsFn, x: Array, y: Array
@@ -109,7 +111,8 @@ def projected_gradient(
         moved = threat.project(state.x_adv + jnp.asarray(ascent), x).astype(x.dtype)
         if freeze_broken:
             moved = _outcome.where(is_broken, state.x_adv, moved)
-        return GradientState(moved, rule_state, best)
+        value, ever = value.astype(state.value.dtype), state.broken | is_broken
+        return GradientState(moved, rule_state, best, value, ever)
 
     def finish(state: GradientState, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         # A start outside the ball (a Gaussian one) may have been kept as it was.
@@ -119,7 +122,8 @@ def projected_gradient(
         last = Candidate(x_adv, *_outcome.climbed(objective, logits_fn, y)(x_adv))
         return threat.project(_outcome.keep_worse(state.best, last).x_adv, x)
 
-    return IteratedAttack(init, step, finish, num_steps)
+    seen = lambda state: (state.value, state.broken)
+    return IteratedAttack(init, step, finish, num_steps, seen=seen)
 
 
 def pgd(

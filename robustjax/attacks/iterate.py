@@ -1,6 +1,6 @@
 """Other ways to run an `IteratedAttack` than its closed form."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -149,6 +149,65 @@ def keep_trajectory(
         value, is_broken = jax.lax.map(_outcome.climbed(objective, logits_fn, y), kept)
         seen = Trajectory(jnp.asarray(chosen), kept, value, is_broken)
         return jax.lax.stop_gradient((attack.finish(state, logits_fn, x, y), seen))
+
+    return run
+
+
+class LossPath(NamedTuple):
+    """What an attack saw on its way, for one value per image and step.
+
+    Attributes:
+      value: The objective at the iterate that each step evaluated, [B, T].
+      broken: Whether that or an earlier one was misclassified, [B, T].
+    """
+
+    value: Array
+    broken: Array
+
+
+def keep_path(
+    attack: IteratedAttack,
+) -> Callable[[Key, LogitsFn, Array, Array], tuple[Array, LossPath]]:
+    """The attack's result together with the losses that it met anyway.
+
+    No pass is added, and memory grows by two numbers per image and step.
+
+    Args:
+      attack: An iterated attack that says what it has `seen`.
+
+    Returns:
+      `(key, logits_fn, x, y) -> (x_adv, LossPath)`.
+
+    Raises:
+      InputError: `attack` is not iterated, or does not say.
+
+    Example:
+      >>> from robustjax import attacks, threats
+      >>> attack = attacks.bim(threats.linf(0.5), step_size=0.125, num_steps=4)
+      >>> x, y = jnp.array([[0.75, 0.25]]), jnp.array([0])
+      >>> _, path = keep_path(attack)(jax.random.key(0), lambda z: z, x, y)
+      >>> path.broken.tolist()
+      [[False, False, False, True]]
+    """
+    _check_iterated(attack)
+    seen = attack.seen
+    if seen is None:
+        raise _checks.InputError(
+            "`attack` must say what it has `seen`, as pgd and apgd do: take "
+            "keep_trajectory, which evaluates the iterates once more."
+        )
+
+    def run(
+        key: Key, logits_fn: LogitsFn, x: Array, y: Array
+    ) -> tuple[Array, LossPath]:
+        def step(state: Any, _: None):
+            state = attack.step(state, logits_fn, x, y)
+            return state, seen(state)
+
+        state = attack.init(key, logits_fn, x, y)
+        state, (value, broken) = jax.lax.scan(step, state, length=attack.num_steps)
+        path = LossPath(value.T, broken.T)
+        return jax.lax.stop_gradient((attack.finish(state, logits_fn, x, y), path))
 
     return run
 

@@ -128,6 +128,7 @@ class StagedAttack:
         placement: Placement | None = None,
         state_file: Path | None = None,
         log: Callable[[str], None] | None = None,
+        keep_state: bool = False,
     ) -> Outcome:
         """Attacks all images and says what each stage did.
 
@@ -147,6 +148,8 @@ class StagedAttack:
           state_file: Where progress is kept, so that a killed run goes on; it is
             written every half minute and after each round, and removed at the end.
           log: Called with one line after each stage.
+          keep_state: Leaves the file where it is at the end, from which another run
+            has the outcome at once.
 
         Raises:
           InputError: an argument is out of range, `state_file` belongs to another run,
@@ -202,7 +205,8 @@ class StagedAttack:
                 log(f"{stage.name}: {work.correct.mean():.2%}, {spent:.0f} s")
             work.next_round(stage.rounds)
             file.save(work, now=True)
-        file.remove()
+        if not keep_state:
+            file.remove()
         return _outcome_of(work, clean, stages, found.warnings)
 
 

@@ -183,7 +183,7 @@ def draw_weights(
             axes.bar(places, values, wide, color=style, label=_style.short(name))
         label = labels[query]
         axes.axvspan(label - 0.5, label + 0.5, color="#eeeeee", zorder=0)
-        axes.set_title(f"label {_style.short(names[label], 16)}", loc="left")
+        axes.set_title(f"label {_style.short(names[int(label)], 16)}", loc="left")
         if size <= 20:
             shown = [_style.short(name, 8) for name in names[:size]]
             axes.set_xticks(range(size), shown, fontsize=7)

@@ -1,14 +1,14 @@
 """What else a report shows, made ready for it: training, examples, templates."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from robustjax._checks import InputError
-from robustjax.evaluation.results import Robustness
+from robustjax.evaluation.results import AttackResult, Robustness
 
 _KINDS = ("accuracy", "loss")
 
@@ -91,14 +91,14 @@ def examples_of(
     if not counted:
         return None
     count = min(8, len(images), *(len(x) for _, x in counted))
-    called = lambda k: str(k) if names is None else names[k]
+    called = lambda k: str(k) if names is None else names[int(k)]
     adversarial, words = [], []
     for i in range(count):
         broke = [pair for pair in counted if pair[0].correct[i] < 0.5]
         attack, moved = (broke or counted[-1:])[0]
         adversarial.append(moved[i])
-        first = _said(result, "clean_predicted", "clean_confidence", i, called)
-        after = _said(attack, "predicted", "confidence", i, called)
+        first = _said(result.clean_predicted, result.clean_confidence, i, called)
+        after = _said(attack.predicted, attack.confidence, i, called)
         broken = bool(attack.correct[i] < 0.5)
         words.append(
             dict(
@@ -114,13 +114,17 @@ def examples_of(
     return dict(clean=clean, adversarial=np.stack(adversarial), words=words)
 
 
-def _kept(attack: Any) -> np.ndarray | None:
-    shown = getattr(attack, "shown", None)
-    return attack.x_adv if shown is None else shown
+def _kept(attack: AttackResult) -> np.ndarray | None:
+    return attack.x_adv if attack.shown is None else attack.shown
 
 
-def _said(found: Any, name: str, how_sure: str, i: int, called: Any) -> str:
-    predicted, sure = getattr(found, name, None), getattr(found, how_sure, None)
+def _said(
+    predicted: np.ndarray | None,
+    sure: np.ndarray | None,
+    i: int,
+    called: Callable[[int], str],
+) -> str:
+    """The class predicted of image i, and how sure the classifier was."""
     if predicted is None:
         return ""
     if predicted[i] < 0:

@@ -27,8 +27,10 @@ from robustjax.evaluation.limits import (
     has_constant_solution,
 )
 from robustjax.evaluation.minimum_norm import accuracy_at, minimum_norms
-from robustjax.evaluation.results import AttackResult, Robustness, wilson_interval
+from robustjax.evaluation.outcomes import save_outcomes
+from robustjax.evaluation.results import AttackResult, Robustness
 from robustjax.evaluation.schema import read_report
+from robustjax.evaluation.statistics import mean_and_deviation, wilson_interval
 
 _PICTURE = re.compile(r"[a-z_]+")
 
@@ -148,6 +150,8 @@ def write_report(directory: Path, summary: Mapping[str, Any], **given: Any) -> N
         directory.mkdir(parents=True, exist_ok=True)
         for name, written in files.items():
             partial[name].write_bytes(written)
+        if given.get("result") is not None:
+            save_outcomes(directory, _told_apart(given["result"]))
         for name, path in partial.items():
             path.replace(directory / name)
         for name in before - set(files):
@@ -157,6 +161,17 @@ def write_report(directory: Path, summary: Mapping[str, Any], **given: Any) -> N
     finally:
         for path in partial.values():
             _remove(path)
+
+
+def _told_apart(result: Robustness) -> Robustness:
+    """Attacks of one name get numbers: a report is not lost for a name."""
+    names: list[str] = []
+    for attack in result.attacks:
+        before = sum(a.name == attack.name for a in result.attacks[: len(names)])
+        names.append(f"{attack.name} ({before + 1})" if before else attack.name)
+    pairs = zip(result.attacks, names, strict=True)
+    attacks = tuple(dataclasses.replace(a, name=name) for a, name in pairs)
+    return dataclasses.replace(result, attacks=attacks)
 
 
 def _pictures_there(directory: Path) -> set[str]:
@@ -201,17 +216,6 @@ def save_adversarial(directory: Path, result: Robustness) -> None:
             partial.replace(path)
     except OSError as error:
         raise InputError(f"Cannot write to {directory}: {error.strerror}.") from error
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 for a single value).
-
-    Example:
-      >>> mean_and_deviation([1.0, 3.0])
-      (2.0, 1.4142135623730951)
-    """
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return float(np.mean(values)), deviation
 
 
 def seeds_table(figures: Mapping[str, Sequence[float]]) -> str:

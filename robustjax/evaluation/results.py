@@ -1,7 +1,6 @@
 """Accuracy under attack: per example, per attack, and the worst case over attacks."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from robustjax._checks import InputError
 from robustjax.attacks import StageOutcome
 from robustjax.data import Dataset
 from robustjax.evaluation._judging import worst_so_far
+from robustjax.evaluation.statistics import wilson_interval as wilson_interval
 from robustjax.types import Attack, LogitsFn
 
 
@@ -69,6 +69,14 @@ class AttackResult:
       warnings: What makes the result doubtful, one line each.
       seen: `correct` on the draws by which the adversary picks among attacks; None is
         `correct` itself.
+      predicted: The class predicted on x_adv, [N]; of a random classifier that of the
+        mean probabilities. None where it is unknown, and so below.
+      confidence: The probability of that class, [N].
+      num_nan: Images whose logits hold NaN on x_adv; they count as broken.
+      losses: The objective at the iterates that the attack's steps evaluated, [N, T],
+        of attacks that say (`IteratedAttack.seen`).
+      broken_along: Whether such an iterate or one before was misclassified, [N, T].
+      shown: x_adv of the first few images, kept in any case.
     """
 
     name: str
@@ -86,6 +94,12 @@ class AttackResult:
     stages: tuple[StageOutcome, ...] = ()
     warnings: tuple[str, ...] = ()
     seen: np.ndarray | None = None
+    predicted: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    num_nan: int = 0
+    losses: np.ndarray | None = None
+    broken_along: np.ndarray | None = None
+    shown: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +115,10 @@ class Robustness:
       attacks: One result each, in the order run.
       clean_seen: As `AttackResult.seen`.
       draws: Of a random classifier, a third of which judges; else 1.
+      clean_predicted: The class predicted on x, [N].
+      clean_confidence: The probability of that class, [N].
+      num_nan: Images whose logits hold NaN; they count as broken.
+      probabilities: Whether the logits look like probabilities.
     """
 
     index: np.ndarray
@@ -110,6 +128,10 @@ class Robustness:
     attacks: tuple[AttackResult, ...]
     clean_seen: np.ndarray | None = None
     draws: int = 1
+    clean_predicted: np.ndarray | None = None
+    clean_confidence: np.ndarray | None = None
+    num_nan: int = 0
+    probabilities: bool = False
 
     @property
     def worst_case_correct(self) -> np.ndarray:
@@ -123,28 +145,6 @@ class Robustness:
         correct = np.stack([right for right, _ in found])
         seen = np.stack([right if seen is None else seen for right, seen in found])
         return worst_so_far(correct, seen, self.draws)[-1]
-
-
-def wilson_interval(
-    successes: float, total: int, *, z: float = 1.959964
-) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, 95% by default.
-
-    See "Probable Inference, the Law of Succession, and Statistical Inference" (Wilson,
-    1927).
-
-    Example:
-      >>> low, high = wilson_interval(90, 100)
-      >>> round(low, 4), round(high, 4)
-      (0.8256, 0.9448)
-    """
-    if total == 0:
-        return 0.0, 1.0
-    share = successes / total
-    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
-    half /= 1 + z**2 / total
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def check_kept(result: Robustness, dataset: Dataset) -> None:

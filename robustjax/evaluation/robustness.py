@@ -22,7 +22,11 @@ from robustjax.evaluation._batching import (
     image_keys,
 )
 from robustjax.evaluation._judging import Verdict, judged, num_draws, worst_so_far
+from robustjax.evaluation._running import answer, attacked, result_of
+from robustjax.evaluation._running import clean as clean_pass
+from robustjax.evaluation._running import found as found_of
 from robustjax.evaluation.results import AttackResult, NamedAttack, Robustness
+from robustjax.evaluation.unfinished import SUFFIX, Unfinished, forget
 from robustjax.training import sharding
 from robustjax.types import Array, Attack, Key, LogitsFn, as_pytree, is_transductive
 
@@ -38,7 +42,9 @@ def evaluate(
     mesh: Mesh | None = None,
     keep_adversarial: bool = False,
     state_dir: Path | None = None,
+    keep_state: bool = False,
     log: Callable[[str], None] | None = None,
+    advance: Callable[[int, float], None] | None = None,
 ) -> Robustness:
     """Runs every attack on every example.
 
@@ -62,9 +68,13 @@ def evaluate(
       num_examples: Only the first that many; None for all.
       mesh: Devices, by default all of them.
       keep_adversarial: Whether results hold x_adv.
-      state_dir: Where staged attacks keep their progress, so that a killed evaluation
-        goes on; None keeps none.
+      state_dir: Where finished blocks and the progress of staged attacks are kept, so
+        that a killed evaluation goes on; None keeps none.
+      keep_state: Leaves that there at the end, from which the same call has its result
+        at once, until somebody says `forget(state_dir)`.
       log: Called with one line after each stage of a staged attack.
+      advance: Called with the position of an attack (-1 is the clean pass) and the
+        share of it that has just been done.
 
     Raises:
       InputError: an argument is out of range, pixels are NaN, or an attack returned
@@ -90,15 +100,32 @@ def evaluate(
 
     total = len(dataset) if num_examples is None else num_examples
 
-    def gather(
-        run: Callable[[Any], NamedTuple], size: int = batch_size
-    ) -> tuple[Any, float]:
-        start = time.monotonic()
-        rows = [sharding.to_host(run(batch)) for batch in batches(size)]
-        joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *rows)
-        return joined, time.monotonic() - start
+    kept_in = state_dir if jax.process_count() == 1 else None
+    unfinished = Unfinished(None)
 
-    clean, clean_seconds = gather(lambda b: _clean(predict, as_float(b.x), b.y))
+    def gather(
+        run: Callable[[Any], NamedTuple],
+        position: int,
+        size: int = batch_size,
+        *work: Any,
+    ) -> tuple[Any, float]:
+        blocks, done, mark = [], 0, unfinished.mark(size, *work)
+        for number, batch in enumerate(batches(size)):
+            found = unfinished.block(str(position), number, run, batch, mark)
+            blocks.append(found)
+            share = min(len(batch.y), total - done) / total
+            done += len(batch.y)
+            if advance:
+                advance(position, share)
+        rows, seconds = zip(*blocks, strict=True)
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *rows)
+        return joined, sum(seconds)
+
+    first = lambda b: clean_pass(predict, as_float(b.x), b.y)
+    clean, clean_seconds = gather(first, -1)
+    # Functions have no name to go by, but for what they answer.
+    images = (dataset.images[:total], dataset.labels[:total], dataset.index[:total])
+    unfinished = Unfinished(kept_in, key, predict, clean.answer.predicted, *images)
     draws = num_draws(predict, as_float(jnp.asarray(dataset.images[:1])))
     if clean.nan.any():
         row = int(dataset.index[:total][clean.nan][0])
@@ -113,25 +140,35 @@ def evaluate(
             found = _staged(
                 *(named, key, source, judges, dataset, batch_size, total, mesh),
                 *(keep_adversarial, position, draws),
-                state_dir=state_dir,
+                state_dir=kept_in,
                 log=log,
             )
+            if advance:
+                advance(position, 1.0)
         else:
             attack = as_pytree(named.attack)
-            run = functools.partial(_attacked, keep_adversarial, named.repeats)
+            run = functools.partial(attacked, keep_adversarial, named.repeats)
+            size = block_size((attack, source, *judges), batch_size, total, mesh)
+            about = (dict(named.parameters), keep_adversarial, named.repeats)
             rows, seconds = gather(
                 lambda b, a=attack, run=run, s=source, j=judges: run(a, key, s, j, b),
-                block_size((attack, source, *judges), batch_size, total, mesh),
+                *(position, size, about, attack, source, judges),
             )
-            found = _result(named, rows, seconds)
+            found = result_of(named, rows, seconds)
         results.append(found)
+    if kept_in is not None and not keep_state:
+        forget(kept_in)
     return Robustness(
         index=np.asarray(dataset.index[:total]),
         labels=np.asarray(dataset.labels[:total]),
-        clean_correct=clean.verdict.correct,
-        clean_seen=clean.verdict.seen,
+        clean_correct=clean.answer.verdict.correct,
+        clean_seen=clean.answer.verdict.seen,
         draws=draws,
         clean_seconds=clean_seconds,
+        clean_predicted=clean.answer.predicted,
+        clean_confidence=clean.answer.confidence,
+        num_nan=int(clean.answer.nan.sum()),
+        probabilities=bool(clean.probabilities.all()),
         attacks=tuple(results),
     )
 
@@ -196,115 +233,12 @@ def robustness_curve(
     return worst_so_far(correct, seen, draws)
 
 
+_answer = jax.jit(answer)
+
 _STOPS_EARLY = (
     "The classifier is random, and the attack leaves an image alone once some draws "
     "are wrong: others may be right more often than after a plain gradient attack."
 )
-
-
-class _Clean(NamedTuple):
-    verdict: Verdict
-    nan: Array
-    probabilities: Array
-
-
-class _Found(NamedTuple):
-    verdict: Verdict
-    linf: Array
-    l2: Array
-    l1: Array
-    lowest: Array
-    highest: Array
-    above_one: Array
-    x_adv: Array | None
-
-
-@jax.jit
-def _clean(predict: LogitsFn, x: Array, y: Array) -> _Clean:
-    logits = predict(x)
-    return _Clean(
-        verdict=judged((lambda _: logits,), x, y),
-        nan=jnp.isnan(x).reshape(x.shape[0], -1).any(axis=1),
-        probabilities=jnp.broadcast_to(_checks.are_probabilities(logits), y.shape),
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _attacked(
-    keep: bool,
-    repeats: int,
-    attack: Attack,
-    key: Key,
-    source: LogitsFn,
-    judges: tuple[LogitsFn, ...],
-    batch: Any,
-) -> _Found:
-    x, keys = as_float(batch.x), image_keys(key, batch.index)
-
-    def run(keys: Key) -> tuple[Array, Verdict]:
-        x_adv = attack(keys, source, x, batch.y)
-        _checks.same_shape(x_adv=x_adv, x=x)
-        return x_adv, judged(judges, x_adv, batch.y)
-
-    if repeats == 1:
-        x_adv, verdict = run(keys)
-        return _found(verdict, x_adv, x, keep)
-
-    def again(kept: tuple[Array, Verdict], number: Array):
-        found = run(jax.vmap(jax.random.fold_in, (0, None))(keys, number))
-        before, own = kept[1].own, found[1].own
-        take = (before > 0) & (own <= before)
-
-        def pick(new: Array, old: Array) -> Array:
-            return jnp.where(take.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
-
-        return jax.tree.map(pick, found, kept), None
-
-    # Of the right types; what is judged here is not computed.
-    start = (x, jax.tree.map(jnp.ones_like, judged(judges, x, batch.y)))
-    (x_adv, verdict), _ = jax.lax.scan(again, start, jnp.arange(repeats))
-    return _found(verdict, x_adv, x, keep)
-
-
-def _found(verdict: Verdict, x_adv: Array, x: Any, keep: bool) -> _Found:
-    delta = (x_adv - x).reshape(x.shape[0], -1)
-    flat = x_adv.reshape(x.shape[0], -1)
-    mass, above = flat.sum(axis=1), jnp.maximum(flat - 1, 0).sum(axis=1)
-    return _Found(
-        verdict=verdict,
-        linf=jnp.abs(delta).max(axis=1),
-        l2=jnp.linalg.norm(delta, axis=1),
-        l1=jnp.abs(delta).sum(axis=1),
-        lowest=flat.min(axis=1),
-        highest=flat.max(axis=1),
-        above_one=above / jnp.where(mass > 0, mass, 1),
-        x_adv=x_adv if keep else None,
-    )
-
-
-def _result(
-    named: NamedAttack, found: _Found, seconds: float, **rest: Any
-) -> AttackResult:
-    if not np.isfinite(found.l1).all():
-        raise _checks.InputError(
-            f"The attack {named.name!r} returned pixels that are not finite."
-        )
-    return AttackResult(
-        name=named.name,
-        parameters=named.parameters,
-        correct=np.asarray(found.verdict.correct),
-        seen=np.asarray(found.verdict.seen),
-        distance={n: np.asarray(getattr(found, n)) for n in ("linf", "l2", "l1")},
-        lowest=float(found.lowest.min()),
-        highest=float(found.highest.max()),
-        mass_above_one=float(found.above_one.max()),
-        seconds=seconds,
-        x_adv=None if found.x_adv is None else np.asarray(found.x_adv),
-        counts=named.counts,
-        norm=named.norm,
-        radii=named.radii,
-        **rest,
-    )
 
 
 def _staged(
@@ -339,7 +273,6 @@ def _staged(
     # Every process knows the whole outcome; one of them keeps it on disk.
     # Two attacks may have one name, but not one position.
     name = "".join(c if c.isalnum() else "_" for c in f"{position} {named.name}")
-    kept = state_dir is not None and jax.process_count() == 1
     assert isinstance(named.attack, StagedAttack)
     x = np.asarray(as_float(jnp.asarray(dataset.images[:total])))
     start = time.monotonic()
@@ -351,23 +284,26 @@ def _staged(
         index=dataset.index[:total],
         batch_size=batch_size,
         placement=placement,
-        state_file=state_dir / f"{name}.unfinished.npz" if kept and state_dir else None,
+        state_file=state_dir / f"{name}{SUFFIX}" if state_dir else None,
         log=log,
+        keep_state=True,
     )
-    seconds = time.monotonic() - start
-    verdict = Verdict(*map(jnp.asarray, (outcome.correct,) * 3))
-    if named.source is not None or named.judges or draws > 1:
-        moved = dataclasses.replace(
-            dataset.take(slice(total)), images=np.asarray(outcome.x_adv, np.float32)
-        )
-        rows = batches_of(judges[0], moved, batch_size, None, mesh)
-        judge = jax.jit(judged)
-        parts = [sharding.to_host(judge(judges, b.x, b.y)) for b in rows]
-        verdict = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
+    # Of a run that goes on, what it had taken before counts.
+    spent = sum(stage.seconds for stage in outcome.stages)
+    seconds = max(time.monotonic() - start, spent)
+    moved = dataclasses.replace(
+        dataset.take(slice(total)), images=np.asarray(outcome.x_adv, np.float32)
+    )
+    blocks = batches_of(judges[0], moved, batch_size, None, mesh)
+    parts = [sharding.to_host(_answer(judges, b.x, b.y)) for b in blocks]
+    said = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
+    if named.source is None and not named.judges and draws == 1:
+        # What the attack saw itself counts, not another compilation's rounding.
+        said = said._replace(verdict=Verdict(*map(jnp.asarray, (outcome.correct,) * 3)))
     points = jnp.asarray(outcome.x_adv)
-    found = jax.device_get(_found(verdict, points, x, keep))
+    rows = jax.device_get(found_of(said, points, x, keep))
     doubts = outcome.warnings
     if draws > 1:
         doubts = (*doubts, _STOPS_EARLY)
     extra = dict(stages=outcome.stages, warnings=doubts)
-    return _result(named, found, seconds, **extra)
+    return result_of(named, rows, seconds, **extra)

@@ -191,7 +191,7 @@ def test_two_attacks_of_one_name_keep_their_progress_apart(tmp_path):
     seen, kill_at = [], 4  # at the end of the second attack
     with pytest.raises(Killed):
         go()
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.iterdir())) == 2  # of the first, that it is done
     seen, kill_at = [], 0
     result = go()
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,269 @@
+"""Reports that are to be compared: where they are, and whether they may be."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from robustjax._checks import InputError
+from robustjax.evaluation.outcomes import Outcomes, load_outcomes
+
+REPORT_SCHEMA = {"name": "robustjax-report", "version": 1}
+_DATA = re.compile(r"Dataset\('(.*)', (\d+) images (\S+) \w+, (\d+) classes\)")
+
+
+class Run(NamedTuple):
+    """One evaluated run: its report and what became of each image."""
+
+    directory: Path
+    content: dict[str, Any]
+    outcomes: Outcomes
+
+
+class Model(NamedTuple):
+    """What one point of a comparison is.
+
+    Attributes:
+      name: In tables.
+      given: The directory as the user named it.
+      runs: By seed ("seed_0", ...), or one under the empty name.
+    """
+
+    name: str
+    given: Path
+    runs: dict[str, Run]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether it is several training runs."""
+        return "" not in self.runs
+
+
+def read_models(reports: Sequence[Path | str]) -> list[Model]:
+    """The models behind directories of reports, or working directories that have some.
+
+    Raises:
+      InputError: there are fewer than two, one is there twice, has no report, a damaged
+        one or one of another schema version.
+    """
+    paths = [Path(report) for report in reports]
+    if len(paths) < 2:
+        raise InputError(
+            f"`compare` needs two directories or more, got {len(paths)}: "
+            "--compare=runs/a,runs/b."
+        )
+    found = [report_directories(path) for path in paths]
+    places = [next(iter(directories.values())).resolve() for directories in found]
+    for place, path in zip(places, paths, strict=True):
+        if places.count(place) > 1:
+            raise InputError(f"`compare` got {path} twice: name each model once.")
+    return [
+        Model(name, path, {seed: _read(at, path) for seed, at in directories.items()})
+        for name, path, directories in zip(_names(paths), paths, found, strict=True)
+    ]
+
+
+def check_comparable(models: Sequence[Model]) -> list[str]:
+    """What makes a comparison doubtful, a line each.
+
+    Raises:
+      InputError: the reports are of different data sets, image sizes, threat models or
+        images.
+    """
+    every = [(model, run) for model in models for run in model.runs.values()]
+    first_model, first = every[0]
+    for model, run in every[1:]:
+        names = first_model.name, model.name
+        _check_data(names, first, run)
+        _check_threat(names, first, run)
+        _check_images(names, first.outcomes, run.outcomes)
+    suites = {model.name: suite_of(model) for model in models}
+    if len(set(suites.values())) > 1:
+        listed = ", ".join(f"{name}: {suite}" for name, suite in suites.items())
+        return [f"Suites differ ({listed}): only the attacks that all share count."]
+    return []
+
+
+def threat_of(content: dict[str, Any]) -> dict[str, Any] | None:
+    """The threat model of a report: its own, or that of all attacks that count."""
+    if content.get("threat"):
+        return dict(content["threat"])
+    threats = [
+        row["parameters"].get("threat")
+        for row in content["rows"]
+        if "parameters" in row and not row["name"].endswith("(not counted)")
+    ]
+    known = [threat for threat in threats if threat]
+    return dict(known[0]) if known and all(t == known[0] for t in known) else None
+
+
+class Data(NamedTuple):
+    """What a report says about its data set; "?" is not told."""
+
+    name: str
+    images: str
+    size: str
+    classes: str
+
+
+def data_of(content: dict[str, Any]) -> Data:
+    """The data set of a report."""
+    match = _DATA.fullmatch(str(content.get("data", "?")))
+    return Data(*match.groups()) if match else Data(str(content.get("data")), *"???")
+
+
+def suite_of(model: Model) -> str:
+    """The suite of all its runs, or the several there are."""
+    suites = {str(run.content.get("suite")) for run in model.runs.values()}
+    return " and ".join(sorted(suites))
+
+
+def in_order(outcomes: Outcomes, correct: np.ndarray) -> np.ndarray:
+    """Per-image values by the position of the image in its split."""
+    return correct[np.argsort(outcomes.index)]
+
+
+def report_directories(path: Path) -> dict[str, Path]:
+    """Where the reports behind a directory are: one, or one for each seed."""
+    for place in (path, path / "report"):
+        if (place / "report.json").is_file():
+            return {"": place}
+        seeds = sorted(place.glob("seed_*/report.json"))
+        seeds += sorted(place.glob("seed_*/report/report.json"))
+        if seeds:
+            by_seed = {file.relative_to(place).parts[0]: file.parent for file in seeds}
+            there = sorted(place.glob("seed_*")) + sorted(path.glob("seed_*"))
+            missing = [seed.name for seed in there if seed.name not in by_seed]
+            if missing:
+                raise InputError(
+                    f"{path} has no report of {missing[0]}: run python eval.py "
+                    f"--workdir={path} --suite=standard first."
+                )
+            return by_seed
+    if not path.is_dir():
+        raise InputError(f"`compare` got {path}, which is no directory.")
+    raise InputError(
+        f"{path} has no report: run python eval.py --workdir={path} --suite=standard "
+        "first."
+    )
+
+
+def read_content(directory: Path, given: Path) -> dict[str, Any]:
+    """report.json of a directory.
+
+    Args:
+      directory: Of the report.
+      given: The directory as the user named it.
+
+    Raises:
+      InputError: it is damaged, or of another schema version.
+    """
+    path = directory / "report.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise InputError(
+            f"{path} is damaged ({' '.join(str(error).split())}): run eval.py again."
+        ) from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != REPORT_SCHEMA:
+        version = schema.get("version") if isinstance(schema, dict) else "none"
+        raise InputError(
+            f"{path} has schema version {version}, and version "
+            f"{REPORT_SCHEMA['version']} is needed: run python eval.py "
+            f"--workdir={given} again."
+        )
+    return content
+
+
+def _read(directory: Path, given: Path) -> Run:
+    content = read_content(directory, given)
+    run = Run(directory, content, load_outcomes(directory))
+    names = [row["name"] for row in content["rows"]]
+    if names != list(run.outcomes.rows()):
+        raise InputError(
+            f"{directory} has a report.json and an outcomes.npz of different "
+            f"evaluations: run python eval.py --workdir={given} again."
+        )
+    return run
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of paths that tell them apart."""
+    whole = [
+        path.parts[:-1] if path.name == "report" else path.parts
+        for path in (path.resolve() for path in paths)
+    ]
+    for length in range(1, max(map(len, whole)) + 1):
+        names = ["/".join(parts[-length:]) for parts in whole]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _check_data(names: tuple[str, str], first: Run, other: Run) -> None:
+    one, two = data_of(first.content), data_of(other.content)
+    kinds = {"data sets": "name", "image sizes": "size", "class counts": "classes"}
+    for kind, field in kinds.items():
+        mine, yours = getattr(one, field), getattr(two, field)
+        if mine != yours:
+            raise InputError(
+                f"`compare` got reports of different {kind}: {names[0]} is on {mine}, "
+                f"{names[1]} on {yours}. Compare runs on the same data."
+            )
+
+
+def _check_threat(names: tuple[str, str], first: Run, other: Run) -> None:
+    one, two = threat_of(first.content), threat_of(other.content)
+    same = (one is None) == (two is None)
+    if one is not None and two is not None:
+        same = one.get("name") == two.get("name")
+        same &= _same_bounds(one, two)
+        same &= math.isclose(float(one["eps"]), float(two["eps"]), rel_tol=1e-6)
+    if not same:
+        raise InputError(
+            f"`compare` got reports of different threat models: {names[0]} was judged "
+            f"at {threat_words(one)}, {names[1]} at {threat_words(two)}. Give "
+            "--attack.norm and --attack.eps to eval.py."
+        )
+
+
+def _same_bounds(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    default = [0.0, 1.0]
+    return list(one.get("bounds") or default) == list(two.get("bounds") or default)
+
+
+def threat_words(threat: dict[str, Any] | None) -> str:
+    """A threat model for people: "linf eps 8/255"."""
+    if threat is None:
+        return "no threat model that its report names"
+    eps = float(threat["eps"])
+    scaled = eps * 255
+    whole = math.isclose(scaled, round(scaled), abs_tol=1e-6) and eps > 0
+    radius = f"{round(scaled)}/255" if whole and eps < 1 else f"{eps:g}"
+    return f"{threat['name']} eps {radius}"
+
+
+def _check_images(names: tuple[str, str], first: Outcomes, other: Outcomes) -> None:
+    one, two = np.sort(first.index), np.sort(other.index)
+    if len(one) != len(two):
+        raise InputError(
+            f"`compare` got reports of different images: {names[0]} was judged on "
+            f"{len(one)}, {names[1]} on {len(two)}. Evaluate both with "
+            f"--num_examples={min(len(one), len(two))}."
+        )
+    same = np.array_equal(one, two)
+    if same:
+        labels = in_order(first, first.labels), in_order(other, other.labels)
+        same = np.array_equal(*labels)
+    if not same:
+        raise InputError(
+            f"`compare` got reports of different images: {names[0]} and {names[1]} "
+            "were judged on other splits or cuts. Evaluate both on the same."
+        )
