@@ -144,7 +144,7 @@ def _accuracy(content: Mapping[str, Any]) -> Section:
 def _indicators(indicators: Sequence[Mapping[str, Any]]) -> Section:
     cells: Cells = [("indicator", "flag", "value", "threshold", "what was seen")]
     for one in indicators:
-        flag = "raised" if one["flagged"] else "-"
+        flag = "raised" if one["flagged"] else "no"
         flag = "not measured" if one["value"] is None and not one["flagged"] else flag
         measured = (_number(one["value"]), _number(one["threshold"]))
         cells.append((one["name"], flag, *measured, one["detail"]))
@@ -174,7 +174,7 @@ def _attacks(content: Mapping[str, Any]) -> Section:
         text = str(row["parameters"])
         items.append(Item(row["name"], text, code=True, more=[about, *_details(row)]))
     if items:
-        blocks.append(Items(items))
+        blocks.append(Folded("All parameters, and what was reached", [Items(items)]))
     else:
         blocks.append(Text("No attack was run."))
     staged = [row for row in attacks if row.get("stages")]
@@ -303,11 +303,10 @@ def _facts(title: str, found: Mapping[str, Any]) -> list[Block]:
         if isinstance(value, str) and len(value) > 60:
             words.append(Text(f"{name}: {value}"))
         elif not isinstance(value, (list, tuple)):
-            shown = _number(value) if isinstance(value, float) else str(value)
-            cells.append((name, "-" if value is None else shown))
+            cells.append((name, _cell(value)))
         elif len(value) <= 8 and not any(isinstance(v, Mapping) for v in value):
             cells.append((name, ", ".join(map(_cell, value))))
-    return [*words, Table(title, cells)]
+    return [*words, Table(f"{title}: figures", cells)]
 
 
 def _flat(found: Mapping[str, Any], start: str = "") -> list[tuple[str, Any]]:
@@ -320,6 +319,8 @@ def _flat(found: Mapping[str, Any], start: str = "") -> list[tuple[str, Any]]:
 
 
 def _cell(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "-" if value is None else ("no", "yes")[value]
     return _number(value) if isinstance(value, float) else str(value)
 
 
