@@ -74,7 +74,9 @@ def series(number: int) -> dict[str, Any]:
 
 def note(axes: Any, x: float, y: float, text: str, **options: Any) -> None:
     """Words at a place of the data."""
-    given = dict(fontsize=8, color=GREY, ha="left", va="bottom") | options
+    given: dict[str, Any] = (
+        dict(fontsize=8, color=GREY, ha="left", va="bottom") | options
+    )
     given["color"] = ink(given["color"])
     places = dict(left=3, right=-3, center=0)
     offset = (places[given["ha"]], 0 if given["va"] == "center" else 3)
@@ -149,9 +151,9 @@ def short(text: str, length: int = 28) -> str:
       >>> short("straight-through, margin, PGD-100 x 5", 20)
       'straight-through, m…'
     """
-    # A dollar sign would start a formula.
+    text = "".join(c if c.isprintable() else " " for c in text)
     kept = text if len(text) <= length else text[: length - 1] + "…"
-    return kept.replace("$", r"\$")
+    return kept.replace("$", r"\$")  # which would start a formula
 
 
 def save(made: Any, target: Target, *, colors: int | None = 128) -> None:
