@@ -128,7 +128,8 @@ def compose(
     content["verdict"] = verdict_of(
         content, threat=threat, indicators=judged, adaptive=known
     )
-    content = plain(content)
+    content = plain(content | dict(pictures=[]))
+    schema.check_report(content, str(context.get("workdir", "of these numbers")))
     shown = None
     if result is not None and images is not None:
         shown = examples_of(result, images, class_names)
@@ -138,7 +139,6 @@ def compose(
     content["pictures"] = [
         dict(name=p.name, alt=p.alt, caption=p.caption) for p in pictures.values()
     ]
-    schema.check_report(content, str(context.get("workdir", "of these numbers")))
     return Document(content, pictures)
 
 

@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from pages import Page, check
 from PIL import Image as Pixels
 
 from robustjax.evaluation import (
@@ -28,7 +29,6 @@ from robustjax.evaluation._blocks import (
     Text,
 )
 from robustjax.evaluation.results import AttackResult, Robustness
-from tests.evaluation.pages import Page, check
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 EVIL = "<script>alert('a')</script> & \"b\" | `c` $d$ \x00"
