@@ -46,10 +46,10 @@ def confusion(result: Robustness) -> list[list[int]] | None:
     Returns:
       None where an attack's predictions are not known.
     """
-    first = getattr(result, "clean_predicted", None)
+    first = result.clean_predicted
     counted = [a for a in result.attacks if a.counts]
-    predicted = [first, *(getattr(a, "predicted", None) for a in counted)]
-    if any(p is None for p in predicted):
+    predicted = [p for p in (first, *(a.predicted for a in counted)) if p is not None]
+    if len(predicted) <= len(counted):
         return None
     right = np.stack([result.clean_correct, *(a.correct for a in counted)])
     picked = right.argmin(axis=0)  # of equals the first
@@ -74,7 +74,7 @@ def paths(result: Robustness) -> list[dict[str, Any]]:
     return [
         _path(attack, right if right.any() else ~right)
         for attack in result.attacks
-        if getattr(attack, "losses", None) is not None and attack.losses.shape[1] > 0
+        if attack.losses is not None and attack.losses.shape[1] > 0
     ]
 
 

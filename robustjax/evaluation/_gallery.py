@@ -133,7 +133,7 @@ def _shown(content: Mapping[str, Any], arrays: Mapping[str, Any]) -> Iterator[Sk
     if arrays.get("examples") is not None:
         one = arrays["examples"]
         told = "; ".join(
-            f"{w['clean']}, under attack {w['adversarial']}".replace("\n", " by ")
+            f"{w['clean']}, under {w['adversarial']}".replace("\n", " ")
             for w in one["words"]
         )
         alt = f"{len(one['clean'])} images, clean, adversarial, difference: {told}."

@@ -20,7 +20,7 @@ def draw_examples(target: Target, examples: Mapping[str, Any]) -> None:
     """
     clean, adversarial = examples["clean"][:_MOST], examples["adversarial"][:_MOST]
     count = len(clean)
-    made, panels = _style.panels(1.5 * count + 0.6, 5.4, 3, count)
+    made, panels = _style.panels(1.3 * count + 0.5, 5.2, 3, count)
     largest = max(float(np.abs(adversarial - clean).max()), 1e-12)
     factor = _factor(0.5 / largest)
     for number in range(count):
@@ -36,7 +36,7 @@ def draw_examples(target: Target, examples: Mapping[str, Any]) -> None:
             axes.set_title(title, fontsize=7.5, color=color)
     for row, name in enumerate(("clean", "adversarial", f"difference × {factor:g}")):
         panels[row, 0].set_ylabel(name, fontsize=9)
-    _style.save(made, target)
+    _style.save(made, target, colors=None)
 
 
 def _factor(largest: float) -> float:
@@ -68,7 +68,7 @@ def draw_heatmaps(target: Target, heatmaps: Mapping[str, Any]) -> None:
             if row == 0:
                 words = f"{kind.replace('_', '-')}\n{_style.short(names[number], 22)}"
                 axes.set_title(words, fontsize=8)
-    _style.save(made, target)
+    _style.save(made, target, colors=None)
 
 
 def _overlay(axes: Any, image: np.ndarray, where: np.ndarray, top: float) -> None:
@@ -114,7 +114,7 @@ def draw_attention(target: Target, attention: Mapping[str, Any]) -> None:
             if found[(model, kind)] is not None:
                 images, where = found[(model, kind)]
                 _overlay(axes, images[i], where[i], top[kind])
-    _style.save(made, target)
+    _style.save(made, target, colors=None)
 
 
 def draw_influence_maps(target: Target, maps: Mapping[str, Any]) -> None:
@@ -130,7 +130,7 @@ def draw_influence_maps(target: Target, maps: Mapping[str, Any]) -> None:
             _style.bare(right)
             for axes, title in ((left, _style.short(name, 22)), (right, "influence")):
                 axes.set_title(title if row == 0 else "", fontsize=8)
-    _style.save(made, target)
+    _style.save(made, target, colors=None)
 
 
 def draw_surfaces(target: Target, surfaces: Mapping[str, Any]) -> None:
@@ -153,7 +153,7 @@ def draw_surfaces(target: Target, surfaces: Mapping[str, Any]) -> None:
         made.colorbar(shown, ax=axes, shrink=0.8).ax.tick_params(labelsize=6)
     made.supxlabel("along the sign of the gradient", fontsize=9)
     made.supylabel("along random signs", fontsize=9)
-    _style.save(made, target)
+    _style.save(made, target, colors=None)
 
 
 def draw_weights(
@@ -183,7 +183,7 @@ def draw_weights(
             axes.bar(places, values, wide, color=style, label=_style.short(name))
         label = labels[query]
         axes.axvspan(label - 0.5, label + 0.5, color="#eeeeee", zorder=0)
-        axes.set_title(f"label {_style.short(names[label], 16)}", loc="left")
+        _style.title(axes, f"label {_style.short(names[int(label)], 16)}")
         if size <= 20:
             shown = [_style.short(name, 8) for name in names[:size]]
             axes.set_xticks(range(size), shown, fontsize=7)

@@ -57,8 +57,8 @@ def draw_curve(
 
 def draw_steps(target: Target, curves: Mapping[str, Any]) -> None:
     """Accuracy and mean loss against the steps of an attack, a line per step size."""
-    made, panels = _style.panels(9.6, 3.6, 1, 2)
-    left, right = panels[0]
+    made, panels = _style.panels(6.8, 5.6, 2, 1)
+    left, right = panels[:, 0]
     ends: tuple[list, list] = ([], [])
     for number, step_size in enumerate(curves["step_sizes"]):
         style = _style.series(number)
@@ -72,7 +72,7 @@ def draw_steps(target: Target, curves: Mapping[str, Any]) -> None:
     right.set(ylabel="mean cross-entropy")
     ticks = [s for s in curves["steps"] if s]
     for axes, end in zip((left, right), ends, strict=True):
-        axes.set(xlabel="steps", xscale="symlog")
+        axes.set(xlabel="steps", xscale="symlog" if 0 in curves["steps"] else "log")
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.minorticks_off()
         _style.beside(axes, end)
@@ -133,7 +133,7 @@ def draw_waterfall(
     names = ["wrong without attack", *(s["attack"] for s in steps[1:])]
     axes.set_yticks(range(count), [_style.short(n, 34) for n in names])
     axes.set(xlim=(0, total), xlabel="images")
-    axes.set_title("broken by the attack and by none before it (red)", loc="left")
+    _style.title(axes, "broken by the attack and by none before it (red)")
     axes.grid(False, axis="y")
     axes.invert_yaxis()
     if both:
@@ -154,15 +154,22 @@ def _strip(axes: Any, result: Robustness) -> None:
     names = ["wrong without attack", *(a.name for a in counted)]
     axes.set_yticks(range(len(names)), [_style.short(n, 34) for n in names])
     axes.set_xlabel(f"the {len(order)} images that something broke, one column each")
-    axes.set_title("which attack broke which of them", loc="left")
+    _style.title(axes, "which attack broke which of them")
     axes.grid(False)
     if not len(order):
         axes.set(xticks=[], ylim=(len(names) - 0.5, -0.5))
         return
     colors = ListedColormap(["#f2f2f2", _style.BLUE])
     shown = broken[:, order]
+    whole = (0, len(order), len(names) - 0.5, -0.5)
     axes.imshow(
-        shown, aspect="auto", cmap=colors, interpolation="nearest", vmin=0, vmax=1
+        shown,
+        extent=whole,
+        aspect="auto",
+        cmap=colors,
+        interpolation="nearest",
+        vmin=0,
+        vmax=1,
     )
     for row in range(1, len(names)):
         axes.axhline(row - 0.5, color="white", linewidth=2)
@@ -171,7 +178,7 @@ def _strip(axes: Any, result: Robustness) -> None:
 def draw_paths(target: Target, paths: Sequence[Mapping[str, Any]]) -> None:
     """The loss along attacks' own paths, and the share broken by each step."""
     shown = paths[:_MOST]
-    made, panels = _style.panels(9.6, 2.7 * len(shown), len(shown), 2)
+    made, panels = _style.panels(8.6, 2.4 * len(shown) + 0.3, len(shown), 2)
     for (left, right), path in zip(panels, shown, strict=True):
         steps = path["steps"]
         low, middle, high, mean = (
@@ -180,7 +187,7 @@ def draw_paths(target: Target, paths: Sequence[Mapping[str, Any]]) -> None:
         left.fill_between(steps, low, high, color=_style.BLUE, alpha=0.2, linewidth=0)
         left.plot(steps, middle, color=_style.BLUE)
         left.plot(steps, mean, color=_style.GREY, linestyle="--", linewidth=1)
-        left.set_title(_style.short(path["attack"], 60), loc="left")
+        _style.title(left, _style.short(path["attack"], 60))
         left.set(xlabel="step", ylabel="objective")
         ends = [(v[-1], n, c) for v, n, c in _ends(low, middle, high, mean)]
         _style.beside(left, [end for end in ends if np.isfinite(end[0])])
@@ -225,7 +232,7 @@ def draw_minimum_norms(target: Target, rows: Sequence[Mapping[str, Any]]) -> Non
         axes.bar(edges[:-1], counts, width, align="edge", color=_style.BLUE, alpha=0.8)
         unbroken, wrong = found["histogram"]["unbroken"], found["histogram"]["wrong"]
         words = f"{_style.short(row['name'], 50)}: {unbroken} unbroken, {wrong} wrong"
-        axes.set_title(f"{words} before", loc="left")
+        _style.title(axes, f"{words} before")
         axes.set(xlabel=f"smallest {found['norm']} norm found", ylabel="images")
         median = found["median_of_correct"]
         marks = [] if median is None else [(median, f"median {median:.3g}", _style.RED)]
@@ -246,7 +253,7 @@ def draw_confusion(
     """True labels against predictions under the worst case, shares of each row."""
     table = np.array(counts)
     size = len(table)
-    made, panels = _style.panels(min(2.6 + 0.42 * size, 9), min(2.2 + 0.4 * size, 8.4))
+    made, panels = _style.panels(min(1.8 + 0.36 * size, 8.4), min(1.4 + 0.33 * size, 8))
     axes = panels[0, 0]
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")

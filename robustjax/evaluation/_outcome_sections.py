@@ -14,6 +14,12 @@ from robustjax.evaluation._blocks import (
     Table,
     Text,
 )
+from robustjax.evaluation._protocol_sections import (
+    BINARIZATION_FLAG,
+    TEST_TIME_FLAG,
+    binarization_section,
+    test_time_section,
+)
 from robustjax.evaluation._verdict import (
     NO_ADAPTIVE,
     NO_INDICATORS,
@@ -31,12 +37,10 @@ def sections_of(content: Mapping[str, Any]) -> list[Section]:
     found = [_verdict(content), _accuracy(content)]
     if content.get("indicators"):
         found.append(_indicators(content["indicators"]))
-    for name, title in (
-        ("binarization", "Binarization test"),
-        ("test_time", "Test-time protocol"),
-    ):
-        if content.get(name):
-            found.append(Section(title, _facts(title, content[name])))
+    if content.get("binarization"):
+        found.append(binarization_section(content["binarization"]))
+    if content.get("test_time"):
+        found.append(test_time_section(content["test_time"]))
     found += [_attacks(content)]
     found += _pictured(content)
     for name, section in (
@@ -67,6 +71,10 @@ def _verdict(content: Mapping[str, Any]) -> Section:
     items += [
         Item(f"Flag {f['name']}", f["detail"], more=[f["meaning"]]) for f in raised
     ]
+    tests = (("binarization", BINARIZATION_FLAG), ("test_time", TEST_TIME_FLAG))
+    for name, meaning in tests:
+        if name in verdict["flags"]:
+            items.append(Item(f"Flag {name}", meaning))
     if not verdict["measured"]:
         items.append(Item("Indicators", NO_INDICATORS))
     elif not raised:
@@ -144,7 +152,7 @@ def _accuracy(content: Mapping[str, Any]) -> Section:
 def _indicators(indicators: Sequence[Mapping[str, Any]]) -> Section:
     cells: Cells = [("indicator", "flag", "value", "threshold", "what was seen")]
     for one in indicators:
-        flag = "raised" if one["flagged"] else "-"
+        flag = "raised" if one["flagged"] else "no"
         flag = "not measured" if one["value"] is None and not one["flagged"] else flag
         measured = (_number(one["value"]), _number(one["threshold"]))
         cells.append((one["name"], flag, *measured, one["detail"]))
@@ -174,7 +182,7 @@ def _attacks(content: Mapping[str, Any]) -> Section:
         text = str(row["parameters"])
         items.append(Item(row["name"], text, code=True, more=[about, *_details(row)]))
     if items:
-        blocks.append(Items(items))
+        blocks.append(Folded("All parameters, and what was reached", [Items(items)]))
     else:
         blocks.append(Text("No attack was run."))
     staged = [row for row in attacks if row.get("stages")]
@@ -293,34 +301,6 @@ def _making(content: Mapping[str, Any]) -> Section:
     items.append(Item("schema", schema))
     last = Text("Every number, parameter and the config: report.json.")
     return Section("How this was made", [Items(items), last])
-
-
-def _facts(title: str, found: Mapping[str, Any]) -> list[Block]:
-    """Numbers of a measurement, by name; warnings among them as words."""
-    cells: Cells = [("figure", "value")]
-    words: list[Block] = []
-    for name, value in _flat(found):
-        if isinstance(value, str) and len(value) > 60:
-            words.append(Text(f"{name}: {value}"))
-        elif not isinstance(value, (list, tuple)):
-            shown = _number(value) if isinstance(value, float) else str(value)
-            cells.append((name, "-" if value is None else shown))
-        elif len(value) <= 8 and not any(isinstance(v, Mapping) for v in value):
-            cells.append((name, ", ".join(map(_cell, value))))
-    return [*words, Table(title, cells)]
-
-
-def _flat(found: Mapping[str, Any], start: str = "") -> list[tuple[str, Any]]:
-    flat = []
-    for name, value in found.items():
-        words = f"{start}{str(name).replace('_', ' ')}"
-        inside = isinstance(value, Mapping)
-        flat += _flat(value, f"{words}: ") if inside else [(words, value)]
-    return flat
-
-
-def _cell(value: Any) -> str:
-    return _number(value) if isinstance(value, float) else str(value)
 
 
 def _number(value: float | None) -> str:

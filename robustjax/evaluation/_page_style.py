@@ -40,9 +40,12 @@ STYLE = """<style>
 .rj thead th { white-space: nowrap; color: var(--soft); font-weight: 600; }
 .rj tbody th { font-weight: 600; min-width: 7rem; }
 .rj td { min-width: 3rem; }
+.rj td.words { min-width: 16rem; }
+.rj thead th.number { text-align: right; }
 .rj td.number { text-align: right; white-space: nowrap; }
 .rj figure { margin: 1rem 0; }
-.rj img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+.rj img { display: block; max-width: max(100%, 34rem); height: auto;
+  background: #fff; border-radius: 4px; }
 .rj figcaption { color: var(--soft); font-size: 0.85rem; max-width: 46rem; }
 .rj details { margin: 0.6rem 0; }
 .rj summary { cursor: pointer; color: var(--link); }
@@ -60,6 +63,7 @@ body.rj { margin: 0 auto; max-width: 62rem; padding: 0 1rem 3rem; }
 .rj .skip:focus { left: 0; }
 .rj nav { border: 1px solid var(--line); border-radius: 6px; padding: 0.3rem 0.9rem; }
 .rj nav ol { columns: 14rem; margin: 0.3rem 0; }
+.rj nav li { margin: 0; padding: 0.1rem 0; }
 @media (prefers-color-scheme: dark) { html { background: #0f1318; } }
 @media (max-width: 30rem) { .rj .card .value { font-size: 1.3rem; }
   .rj .cards { grid-template-columns: 1fr 1fr; gap: 0.5rem; } }
@@ -72,7 +76,7 @@ body.rj { margin: 0 auto; max-width: 62rem; padding: 0 1rem 3rem; }
   .rj table { font-size: 8pt; }
   .rj thead th { white-space: normal; }
   .rj figure, .rj tr, .rj .card { break-inside: avoid; }
-  .rj img { max-height: 23cm; width: auto; }
+  .rj img { max-width: 100%; max-height: 23cm; width: auto; }
   .rj h2, .rj h3, .rj caption { break-after: avoid; }
   .rj details::details-content { content-visibility: visible; display: block;
     block-size: auto; }

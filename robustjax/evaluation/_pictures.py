@@ -155,8 +155,8 @@ def draw_training(target: Target, training: Mapping[str, Any]) -> None:
     """
     found = training["series"]
     kinds = [k for k in ("accuracy", "loss") if any(k in s["name"] for s in found)]
-    figure, grid = _style.panels(9.6 if len(kinds) > 1 else 6, 3.6, 1, len(kinds))
-    for axes, kind in zip(grid[0], kinds, strict=True):
+    figure, grid = _style.panels(6.8, 2.8 * len(kinds), len(kinds), 1)
+    for axes, kind in zip(grid[:, 0], kinds, strict=True):
         ends = []
         for number, one in enumerate(s for s in found if kind in s["name"]):
             style = _style.series(number)
@@ -173,7 +173,7 @@ def draw_training(target: Target, training: Mapping[str, Any]) -> None:
             axes.axvline(training["chosen"], color=_style.GREY, linestyle=":")
             place = (training["chosen"], axes.get_ylim()[0])
             words = f"judged: step {training['chosen']}"
-            _style.note(axes, *place, words, rotation=90, ha="right")
+            _style.note(axes, *place, words, ha="right")
         _style.beside(axes, ends)
     _style.save(figure, target)
 

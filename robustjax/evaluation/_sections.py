@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from robustjax.evaluation._blocks import Image, Section, Table, Text
+from robustjax.evaluation._blocks import aligned as aligned
 
 Cells = list[tuple[str, ...]]
 

@@ -1,5 +1,6 @@
 """How pictures of reports look: one figure, one palette, one way to save."""
 
+import io
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,7 +11,7 @@ Target = Path | IO[bytes]
 # Okabe and Ito's colours, which stay apart without red-green vision and in grey.
 BLUE, RED, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PURPLE, SKY, GREY, LIGHT = "#CC79A7", "#56B4E9", "#555555", "#d0d0d0"
-CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, "#000000")
+CYCLE = (BLUE, RED, GREEN, PURPLE, "#000000", ORANGE, SKY)
 LINES = ("-", "--", ":", "-.")
 CLEAN, ADVERSARIAL = BLUE, RED
 _DPI = 110
@@ -45,7 +46,6 @@ def plain(axes: Any) -> None:
     axes.set_axisbelow(True)
     axes.xaxis.label.set_size(9)
     axes.yaxis.label.set_size(9)
-    axes.title.set_size(9)
 
 
 def shares(axes: Any, *, low: float = 0.0, high: float = 1.0, which: str = "y") -> None:
@@ -54,7 +54,8 @@ def shares(axes: Any, *, low: float = 0.0, high: float = 1.0, which: str = "y") 
 
     axis = axes.yaxis if which == "y" else axes.xaxis
     axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    limits = (low - 0.02, high + 0.02)
+    room = 0.03 * (high - low)
+    limits = (low - room, high + room)
     axes.set_ylim(*limits) if which == "y" else axes.set_xlim(*limits)
 
 
@@ -73,8 +74,13 @@ def series(number: int) -> dict[str, Any]:
 
 def note(axes: Any, x: float, y: float, text: str, **options: Any) -> None:
     """Words at a place of the data."""
-    given = dict(fontsize=8, color=GREY, ha="left", va="bottom") | options
-    axes.annotate(text, (x, y), xytext=(3, 3), textcoords="offset points", **given)
+    given: dict[str, Any] = (
+        dict(fontsize=8, color=GREY, ha="left", va="bottom") | options
+    )
+    given["color"] = ink(given["color"])
+    places = dict(left=3, right=-3, center=0)
+    offset = (places[given["ha"]], 0 if given["va"] == "center" else 3)
+    axes.annotate(text, (x, y), xytext=offset, textcoords="offset points", **given)
 
 
 def beside(axes: Any, ends: list[tuple[float, str, str]], **options: Any) -> None:
@@ -86,7 +92,8 @@ def beside(axes: Any, ends: list[tuple[float, str, str]], **options: Any) -> Non
       **options: Of the text.
     """
     low, high = axes.get_ylim()
-    wide = 0.06 * (high - low) * 3.0 / max(axes.figure.get_figheight(), 1.0) * 1.2
+    inches = axes.get_position().height * axes.figure.get_figheight()
+    wide = 0.15 / max(inches, 0.1) * (high - low)  # of a line of words
     places: list[float] = []
     for height, _, _ in sorted(ends):
         least = places[-1] + wide if places else low
@@ -101,10 +108,25 @@ def beside(axes: Any, ends: list[tuple[float, str, str]], **options: Any) -> Non
             textcoords="offset points",
             va="center",
             fontsize=8,
-            color=color,
+            color=ink(color),
             annotation_clip=False,
             **options,
         )
+
+
+def ink(color: str) -> Any:
+    """A colour dark enough for words on white."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(color)
+    light = 0.3 * red + 0.6 * green + 0.1 * blue
+    scale = min(1.0, 0.42 / max(light, 1e-6))
+    return (red * scale, green * scale, blue * scale)
+
+
+def title(axes: Any, text: str) -> None:
+    """A title of a panel, on its left."""
+    axes.set_title(text, loc="left", fontsize=9)
 
 
 def show(axes: Any, image: np.ndarray, **options: Any) -> None:
@@ -129,17 +151,32 @@ def short(text: str, length: int = 28) -> str:
       >>> short("straight-through, margin, PGD-100 x 5", 20)
       'straight-through, m…'
     """
-    # A dollar sign would start a formula.
+    text = "".join(c if c.isprintable() else " " for c in text)
     kept = text if len(text) <= length else text[: length - 1] + "…"
-    return kept.replace("$", r"\$")
+    return kept.replace("$", r"\$")  # which would start a formula
 
 
-def save(made: Any, target: Target) -> None:
-    """A PNG: in a file that a reader sees old or whole, or in a buffer."""
-    options: dict[str, Any] = dict(dpi=_DPI, format="png", metadata={"Software": None})
+def save(made: Any, target: Target, *, colors: int | None = 128) -> None:
+    """A PNG: in a file that a reader sees old or whole, or in a buffer.
+
+    Args:
+      made: The figure.
+      target: A path, or a buffer.
+      colors: Of a palette, which makes lines and bars a third as large; None keeps the
+        colours of images.
+    """
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    made.savefig(drawn, dpi=_DPI, format="png", metadata={"Software": None})
+    if colors is not None:
+        picture = Image.open(drawn).convert("RGB")
+        small = picture.quantize(colors, dither=Image.Dither.NONE)
+        drawn = io.BytesIO()
+        small.save(drawn, format="png", optimize=True)
     if not isinstance(target, Path):
-        made.savefig(target, **options)
+        target.write(drawn.getvalue())
         return
     partial = target.with_suffix(".partial.png")
-    made.savefig(partial, **options)
+    partial.write_bytes(drawn.getvalue())
     partial.replace(target)

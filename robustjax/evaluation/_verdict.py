@@ -27,6 +27,12 @@ def verdict_of(
 ) -> dict[str, Any]:
     """What comes first in a report.
 
+    Args:
+      summary: From `summarise`, with `binarization` and `test_time` where they ran.
+      threat: Block of the threat model.
+      indicators: Dicts of their fields.
+      adaptive: Names of attacks that know the defense.
+
     Returns:
       `accuracy` of the worst case and its `interval`, `clean`, the `attack` of the
       lowest accuracy among those that count (None if there is none), the names of
@@ -38,6 +44,8 @@ def verdict_of(
     strongest = min(counted, key=lambda row: row["accuracy"], default=None)
     judged = [] if indicators is None else indicators
     flags = [one["name"] for one in judged if one["flagged"]]
+    tests = ("binarization", "test_time")
+    flags += [name for name in tests if (summary.get(name) or {}).get("flagged")]
     measured = sum(one["value"] is not None or one["flagged"] for one in judged)
     verdict = dict(
         accuracy=worst["accuracy"],
@@ -67,9 +75,8 @@ def _sentence(
     said += f"Threat model: {threat_in_words(threat)}. "
     if verdict["flags"]:
         said += (
-            f"{len(verdict['flags'])} of {verdict['measured']} failure indicators "
-            f"raised a flag ({', '.join(verdict['flags'])}): do not trust the number "
-            "before these are explained."
+            f"Flags are raised ({', '.join(verdict['flags'])}): do not trust the "
+            "number before these are explained."
         )
     elif verdict["measured"]:
         said += f"None of {verdict['measured']} failure indicators raised a flag."

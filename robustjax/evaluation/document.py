@@ -107,9 +107,6 @@ def compose(
     judged = None if indicators is None else [_as_dict(one) for one in indicators]
     known = adaptive_rows(summary["rows"]) if adaptive is None else adaptive
     content |= dict(threat=threat, indicators=judged)
-    content["verdict"] = verdict_of(
-        content, threat=threat, indicators=judged, adaptive=known
-    )
     parts = dict(
         binarization=binarization,
         test_time=test_time,
@@ -128,7 +125,11 @@ def compose(
         class_names=None if class_names is None else list(class_names),
     )
     content |= {name: part for name, part in parts.items() if part is not None}
-    content = plain(content)
+    content["verdict"] = verdict_of(
+        content, threat=threat, indicators=judged, adaptive=known
+    )
+    content = plain(content | dict(pictures=[]))
+    schema.check_report(content, str(context.get("workdir", "of these numbers")))
     shown = None
     if result is not None and images is not None:
         shown = examples_of(result, images, class_names)
@@ -138,7 +139,6 @@ def compose(
     content["pictures"] = [
         dict(name=p.name, alt=p.alt, caption=p.caption) for p in pictures.values()
     ]
-    schema.check_report(content, str(context.get("workdir", "of these numbers")))
     return Document(content, pictures)
 
 

@@ -1,16 +1,18 @@
 """What else a report shows, made ready for it: training, examples, templates."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from robustjax._checks import InputError
-from robustjax.evaluation.results import Robustness
+from robustjax.evaluation._style import short
+from robustjax.evaluation.results import AttackResult, Robustness
 
 _KINDS = ("accuracy", "loss")
+_SHOWN = 6  # images
 
 
 def training_history(workdir: Path, chosen: int | None = None) -> dict[str, Any] | None:
@@ -73,7 +75,9 @@ def _row(line: str) -> dict[str, Any] | None:
 def examples_of(
     result: Robustness, images: np.ndarray, names: Sequence[str] | None = None
 ) -> dict[str, Any] | None:
-    """The first images, clean and as the attack left them that broke them.
+    """Up to six images, clean and as an attack left them; broken ones come first.
+
+    Of several attacks that broke an image the one that is strongest on all.
 
     Args:
       result: Of `evaluate`.
@@ -90,42 +94,47 @@ def examples_of(
     counted = [pair for pair in kept if pair[0].counts] or kept
     if not counted:
         return None
-    count = min(8, len(images), *(len(x) for _, x in counted))
-    called = lambda k: str(k) if names is None else names[k]
+    count = min(len(images), *(len(x) for _, x in counted))
+    called = lambda k: str(k) if names is None else names[int(k)]
+    counted.sort(key=lambda pair: pair[0].correct.mean())
+    broken = [any(a.correct[i] < 0.5 for a, _ in counted) for i in range(count)]
     adversarial, words = [], []
-    for i in range(count):
+    chosen = sorted(range(count), key=lambda i: not broken[i])[:_SHOWN]
+    for i in chosen:
         broke = [pair for pair in counted if pair[0].correct[i] < 0.5]
-        attack, moved = (broke or counted[-1:])[0]
+        attack, moved = (broke or counted)[0]
         adversarial.append(moved[i])
-        first = _said(result, "clean_predicted", "clean_confidence", i, called)
-        after = _said(attack, "predicted", "confidence", i, called)
-        broken = bool(attack.correct[i] < 0.5)
+        first = _said(result.clean_predicted, result.clean_confidence, i, called)
+        after = _said(attack.predicted, attack.confidence, i, called)
         words.append(
             dict(
-                clean=f"{called(result.labels[i])}, said {first}",
-                adversarial=f"{after}\n{attack.name[:22]}"
-                if after
-                else attack.name[:22],
+                clean=f"label {called(result.labels[i])}\n"
+                + (first and f"said {first}"),
+                adversarial=f"{short(attack.name, 22)}\n" + (after and f"said {after}"),
                 size=f"linf {attack.distance['linf'][i]:.3g}",
-                broken=broken,
+                broken=broken[i],
             )
         )
-    clean = np.asarray(images[:count], np.float32)
+    clean = np.asarray(images, np.float32)[chosen]
     return dict(clean=clean, adversarial=np.stack(adversarial), words=words)
 
 
-def _kept(attack: Any) -> np.ndarray | None:
-    shown = getattr(attack, "shown", None)
-    return attack.x_adv if shown is None else shown
+def _kept(attack: AttackResult) -> np.ndarray | None:
+    return attack.shown if attack.x_adv is None else attack.x_adv
 
 
-def _said(found: Any, name: str, how_sure: str, i: int, called: Any) -> str:
-    predicted, sure = getattr(found, name, None), getattr(found, how_sure, None)
+def _said(
+    predicted: np.ndarray | None,
+    sure: np.ndarray | None,
+    i: int,
+    called: Callable[[int], str],
+) -> str:
+    """The class predicted of image i, and how sure the classifier was."""
     if predicted is None:
         return ""
     if predicted[i] < 0:
         return "nothing"
-    share = "" if sure is None else f" {100 * sure[i]:.0f}%"
+    share = "" if sure is None else f" ({100 * sure[i]:.0f}%)"
     return f"{called(int(predicted[i]))}{share}"
 
 

@@ -29,6 +29,7 @@ from robustjax.evaluation._page_style import PRINT, STYLE
 from robustjax.evaluation._verdict import percent, standing, threat_in_words
 
 _NUMBER = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?%?(\.\.[\d.]+%?)?|-|")
+_NUMERIC = ' class="number"'
 _OPEN = ("Verdict", "Accuracy", "Failure indicators")  # in a fragment
 
 
@@ -183,7 +184,12 @@ def _block(block: Block, pictures: Mapping[str, Picture]) -> str:
 
 def _table(table: Table) -> str:
     head, *rows = table.cells
-    first = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in head)
+    last = rows[-1] if rows else [""] * len(head)
+    sides = [_NUMBER.fullmatch(cell) and cell for cell in last]
+    first = "".join(
+        f'<th scope="col"{_NUMERIC if side and i else ""}>{_text(cell)}</th>'
+        for i, (cell, side) in enumerate(zip(head, sides, strict=True))
+    )
     lines = []
     for name, *cells in rows:
         row = "".join(f"<td{_side(cell)}>{_text(cell)}</td>" for cell in cells)
@@ -197,7 +203,9 @@ def _table(table: Table) -> str:
 
 
 def _side(cell: str) -> str:
-    return ' class="number"' if _NUMBER.fullmatch(cell) else ""
+    if len(cell) > 30:
+        return ' class="words"'
+    return _NUMERIC if _NUMBER.fullmatch(cell) else ""
 
 
 def _item(item: Item) -> str:
@@ -213,10 +221,12 @@ def _image(picture: Picture) -> str:
     said = (
         f"<figcaption>{_text(picture.caption)}</figcaption>" if picture.caption else ""
     )
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{_text(picture.alt)}" '
-        f'width="{width}" height="{height}">{said}</figure>'
-    )
+    name = _text(picture.name.replace("_", " "))
+    box = f'<div class="scroll" role="region" aria-label="{name}" tabindex="0">'
+    size = f'width="{width}" height="{height}"'
+    source = f"data:image/png;base64,{data}"
+    image = f'<img src="{source}" alt="{_text(picture.alt)}" {size}>'
+    return f"<figure>{box}{image}</div>{said}</figure>"
 
 
 def _folded(folded: Folded, pictures: Mapping[str, Picture]) -> str:

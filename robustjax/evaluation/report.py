@@ -27,9 +27,10 @@ from robustjax.evaluation.limits import (
     has_constant_solution,
 )
 from robustjax.evaluation.minimum_norm import accuracy_at, minimum_norms
-from robustjax.evaluation.results import AttackResult, Robustness, wilson_interval
+from robustjax.evaluation.outcomes import save_outcomes
+from robustjax.evaluation.results import AttackResult, Robustness
 from robustjax.evaluation.schema import read_report
-from robustjax.evaluation.statistics import mean_and_deviation as mean_and_deviation
+from robustjax.evaluation.statistics import mean_and_deviation, wilson_interval
 
 _PICTURE = re.compile(r"[a-z_]+")
 
@@ -149,6 +150,8 @@ def write_report(directory: Path, summary: Mapping[str, Any], **given: Any) -> N
         directory.mkdir(parents=True, exist_ok=True)
         for name, written in files.items():
             partial[name].write_bytes(written)
+        if given.get("result") is not None:
+            save_outcomes(directory, _told_apart(given["result"]))
         for name, path in partial.items():
             path.replace(directory / name)
         for name in before - set(files):
@@ -158,6 +161,17 @@ def write_report(directory: Path, summary: Mapping[str, Any], **given: Any) -> N
     finally:
         for path in partial.values():
             _remove(path)
+
+
+def _told_apart(result: Robustness) -> Robustness:
+    """Attacks of one name get numbers: a report is not lost for a name."""
+    names: list[str] = []
+    for attack in result.attacks:
+        before = sum(a.name == attack.name for a in result.attacks[: len(names)])
+        names.append(f"{attack.name} ({before + 1})" if before else attack.name)
+    pairs = zip(result.attacks, names, strict=True)
+    attacks = tuple(dataclasses.replace(a, name=name) for a, name in pairs)
+    return dataclasses.replace(result, attacks=attacks)
 
 
 def _pictures_there(directory: Path) -> set[str]:

@@ -1,13 +1,18 @@
 import dataclasses
 import json
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
 from robustjax import InputError
 from robustjax.evaluation import (
+    load_outcomes,
     mean_and_deviation,
+    read_report,
     save_adversarial,
+    schema,
     seeds_table,
     summarise,
     table,
@@ -79,25 +84,190 @@ def test_the_table_names_all_rows_n_interval_and_seconds(result):
     assert cells == ["worst case", "25.00%", interval, "4", "3.0"]
 
 
+CONTEXT = {"workdir": "w", "checkpoint": 7, "config": {"seed": 0}, "commit": "abc"}
+CURVE = {"eps": [0.0, 0.1], "accuracy": [0.75, 0.25]}
+
+
+def names(directory):
+    return {path.name for path in directory.iterdir()}
+
+
 def test_the_report_is_written_whole(result, tmp_path):
-    context = {"workdir": "w", "checkpoint": 7, "config": {"seed": 0}, "commit": "abc"}
-    curve = {"eps": [0.0, 0.1], "accuracy": [0.75, 0.25]}
     summary = summarise(result)
-    write_report(tmp_path / "r", summary, context=context, curve=curve)
-    assert {path.name for path in (tmp_path / "r").iterdir()} == {
-        "report.json",
-        "report.md",
-        "curve.png",
-    }
-    content = json.loads((tmp_path / "r" / "report.json").read_text())
-    assert content == {**context, **summary, "curve": curve}
-    text = (tmp_path / "r" / "report.md").read_text()
+    directory = tmp_path / "r"
+    write_report(directory, summary, context=CONTEXT, curve=CURVE, result=result)
+    texts = {"report.json", "report.md", "report.html", "outcomes.npz"}
+    assert names(directory) == {*texts, "curve.png", "waterfall.png"}
+    content = json.loads((directory / "report.json").read_text())
+    assert {**content, **CONTEXT, **summary, "curve": CURVE} == content
+    assert content == read_report(directory) == read_report(directory / "report.json")
+    assert content["schema"] == {"name": "robustjax-report", "version": 1}
+    assert [one["name"] for one in content["pictures"]] == ["waterfall", "curve"]
+    text = (directory / "report.md").read_text()
     assert table(summary) in text
     assert "- checkpoint: 7" in text
     assert "75.00%" in text
+    np.testing.assert_array_equal(
+        load_outcomes(directory).worst_case, result.worst_case_correct
+    )
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="Cannot write"):
-        write_report(tmp_path / "file" / "r", summary, context=context)
+    with pytest.raises(InputError, match="Cannot write") as caught:
+        write_report(tmp_path / "file" / "r", summary, context=CONTEXT)
+    assert "\n" not in str(caught.value)
+
+
+def test_attacks_of_one_name_do_not_cost_the_report(result, tmp_path):
+    twice = dataclasses.replace(result, attacks=(result.attacks[0],) * 3)
+    write_report(tmp_path, summarise(twice), context={}, result=twice)
+    assert list(load_outcomes(tmp_path).attacks) == [
+        "PGD-40",
+        "PGD-40 (2)",
+        "PGD-40 (3)",
+    ]
+
+
+def test_numbers_that_json_does_not_know_become_none(result, tmp_path):
+    context = {"config": {"eps": float("inf"), "shape": np.array([1, 2])}, "seed": 3}
+    write_report(tmp_path, summarise(result), context=context)
+    text = (tmp_path / "report.json").read_text()
+    assert "Infinity" not in text
+    assert "NaN" not in text
+    assert read_report(tmp_path)["config"] == {"eps": None, "shape": [1, 2]}
+
+
+class Full(OSError):
+    pass
+
+
+@pytest.mark.parametrize("left", [0, 2, 4, 5])
+def test_a_run_that_is_stopped_leaves_the_old_report(
+    result, tmp_path, monkeypatch, left
+):
+    """On a full disk or killed by a signal, at any file: old or new, never half."""
+    summary = summarise(result)
+    write_report(tmp_path, summary, context=CONTEXT | {"seed": 1}, curve=CURVE)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    real, count = Path.write_bytes, []
+
+    def write(path, data):
+        count.append(path.name)
+        if len(count) > left:
+            real(path, data[: len(data) // 2])
+            raise Full(28, "No space left on device")
+        return real(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    if left >= 5:
+        write_report(tmp_path, summary, context=CONTEXT | {"seed": 2}, curve=CURVE)
+        assert read_report(tmp_path)["seed"] == 2
+        assert count[-1] == "report.json.partial"
+        return
+    with pytest.raises(InputError, match="No space left") as caught:
+        write_report(tmp_path, summary, context=CONTEXT | {"seed": 2}, curve=CURVE)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_interrupt_leaves_the_old_report_and_no_litter(
+    result, tmp_path, monkeypatch
+):
+    summary = summarise(result)
+    write_report(tmp_path, summary, context=CONTEXT | {"seed": 1}, curve=CURVE)
+    before = (tmp_path / "report.json").read_bytes()
+    real = Path.replace
+
+    def replace(path, target):
+        if target.name == "report.json":
+            raise KeyboardInterrupt
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(tmp_path, summary, context=CONTEXT | {"seed": 2}, curve=CURVE)
+    assert (tmp_path / "report.json").read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_pictures_of_the_old_report_go_and_files_of_others_stay(result, tmp_path):
+    summary = summarise(result)
+    write_report(tmp_path, summary, context=CONTEXT, curve=CURVE)
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    (tmp_path / "1 AutoAttack.unfinished.npz").touch()
+    write_report(tmp_path, summary, context=CONTEXT)
+    kept = {"report.json", "report.md", "report.html", "waterfall.png"}
+    assert names(tmp_path) == kept | {"mine.png", "1 AutoAttack.unfinished.npz"}
+
+
+def test_a_report_names_no_file_outside_its_directory(result, tmp_path):
+    outside = tmp_path / "outside.png"
+    outside.touch()
+    directory = tmp_path / "r"
+    write_report(directory, summarise(result), context=CONTEXT)
+    content = read_report(directory)
+    content["pictures"].append(dict(name="../outside", alt="none", caption=""))
+    (directory / "report.json").write_text(json.dumps(content))
+    write_report(directory, summarise(result), context=CONTEXT)
+    assert outside.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.pop("schema"), "another schema version \\(none\\)"),
+        (lambda c: c["schema"].update(version=2), "robustjax-report 2\\); this"),
+        (lambda c: c["schema"].update(name="other"), "schema version \\(other 1"),
+        (lambda c: c.update(schema=1), "another schema version"),
+        (lambda c: c.pop("verdict"), "at the top, 'verdict' is a required"),
+        (lambda c: c["rows"][0].pop("accuracy"), "at rows.0, 'accuracy' is a"),
+        (lambda c: c["rows"][1].update(accuracy=89.0), "at rows.1.accuracy, 89.0"),
+        (lambda c: c.update(num_examples="4"), "at num_examples, '4' is not"),
+        (lambda c: c.update(indicators=[{"name": "x"}]), "at indicators.0"),
+    ],
+)
+def test_reports_that_cannot_be_read_are_refused(result, tmp_path, change, words):
+    write_report(tmp_path, summarise(result), context=CONTEXT)
+    content = json.loads((tmp_path / "report.json").read_text())
+    change(content)
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=words) as caught:
+        read_report(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "run eval.py" in str(caught.value) or "Run eval.py" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "does not exist: run eval.py"),
+        (b"", "is not JSON"),
+        (b'{"rows": [\n1, 2', "is not JSON \\(line 2\\)"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[1]", "another schema version"),
+        (b"[" * 100_000, "is not JSON"),
+    ],
+)
+def test_damaged_reports_are_refused(tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "report.json").write_bytes(text)
+    with pytest.raises(InputError, match=words) as caught:
+        read_report(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_schema_is_a_schema():
+    jsonschema.Draft202012Validator.check_schema(schema.SCHEMA)
+    required = schema.SCHEMA["required"]
+    assert required == list(dict.fromkeys(required))
+
+
+def test_what_is_given_has_to_make_a_report(result, tmp_path):
+    wrong = dict(eps=[0.1], accuracy=[89.0])
+    with pytest.raises(InputError, match=r"curve.accuracy.0, 89.0"):
+        write_report(tmp_path, summarise(result), context={}, curve=wrong)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(TypeError, match="curves"):
+        write_report(tmp_path, summarise(result), context={}, curves=CURVE)
 
 
 def test_saved_images_match_the_report(result, tmp_path):
