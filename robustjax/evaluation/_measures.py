@@ -157,7 +157,7 @@ def incomplete(seen: Seen) -> Found:
         return Found(None, "A random classifier: its losses are noisy.")
     recorded = [a for a in seen.result.attacks if a.counts and a.losses is not None]
     if recorded:
-        longest = max(recorded, key=lambda attack: np.shape(attack.losses)[1])
+        longest = max(recorded, key=lambda attack: np.asarray(attack.losses).shape[1])
         losses, broken, what = longest.losses, longest.broken_along, longest.name
         standing = seen.result.worst_case_correct >= 0.5
     elif seen.walks:
@@ -167,7 +167,7 @@ def incomplete(seen: Seen) -> Found:
         return Found(None, seen.why)
     if broken is not None:
         standing = standing & ~broken.any(axis=1)
-    count = np.shape(losses)[1]
+    count = np.asarray(losses).shape[1]
     if count < 4:
         return Found(None, f"{what} made fewer than 4 steps.")
     if not standing.any():

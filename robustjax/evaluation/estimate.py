@@ -6,13 +6,13 @@ nothing; a pass of the real one is timed once.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from robustjax.attacks import StagedAttack
 from robustjax.data import Dataset, as_float
@@ -90,7 +90,7 @@ def _products(jaxpr: Any, times: float) -> Iterator[tuple[Any, float]]:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             yield eqn, times
-        inside = list(jax.core.jaxprs_in_params(eqn.params))
+        inside = list(_inside(eqn.params))
         times_inside = times
         if eqn.primitive.name == "scan":
             times_inside = times * eqn.params["length"]
@@ -100,6 +100,14 @@ def _products(jaxpr: Any, times: float) -> Iterator[tuple[Any, float]]:
             inside = [max(inside, key=lambda one: _size(one))]
         for one in inside:
             yield from _products(one, times_inside)
+
+
+def _inside(params: Mapping[str, Any]) -> Iterator[Any]:
+    """The programs in an equation."""
+    for value in params.values():
+        for one in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(one, (ClosedJaxpr, Jaxpr)):
+                yield one.jaxpr if isinstance(one, ClosedJaxpr) else one
 
 
 def _limit(condition: Any) -> float:
