@@ -30,6 +30,7 @@ from robustjax.evaluation.robustness import evaluate
 from robustjax.types import Array, Key, LogitsFn, as_pytree
 
 _TIMED = 64  # images
+_MULTIPLYING = ("dot_general", "conv_general_dilated", "mul")
 
 
 def judge_test_time(
@@ -213,10 +214,10 @@ def inference_cost(
     """What an answer of the defended model costs beside one of the static model.
 
     Times are medians of alternating runs, compiled, after a first that is not counted.
-    Multiply-adds are those of matrix products and convolutions in the program, with
-    those of gradients that the defense takes. A loop counts as often as it runs, one
-    without a fixed length once (XLA's own count has the body of every loop once). Of a
-    random defense it is one draw.
+    Multiply-adds are those of the program (`multiply_adds`), with those of gradients
+    that the defense takes. A loop counts as often as it runs, one of no fixed length
+    once (XLA's own count has the body of every loop once). Of a random defense it is
+    one draw.
 
     Args:
       defended_logits_fn: The defended model.
@@ -259,7 +260,10 @@ def inference_cost(
 
 
 def multiply_adds(logits_fn: LogitsFn, x: Array) -> float:
-    """Of matrix products and convolutions in a forward pass, from its program.
+    """Multiplications of numbers in a forward pass, counted in its program.
+
+    Of matrix products, of convolutions, and element by element, which is what small
+    convolutions in loops are rewritten to.
 
     Example:
       >>> multiply_adds(lambda z: z @ jnp.ones((8, 2)), jnp.ones((4, 8)))
@@ -267,15 +271,18 @@ def multiply_adds(logits_fn: LogitsFn, x: Array) -> float:
     """
     jaxpr = jax.make_jaxpr(lambda fun, z: fun(z))(as_pytree(logits_fn), x).jaxpr
     total = 0.0
-    for eqn, times in products(jaxpr, 1.0, ("dot_general", "conv_general_dilated")):
+    for eqn, times in products(jaxpr, 1.0, _MULTIPLYING):
         left, right = (v.aval.shape for v in eqn.invars)
+        summed = 1.0
         if eqn.primitive.name == "dot_general":
             contracted = eqn.params["dimension_numbers"][0][0]
             summed = math.prod(left[axis] for axis in contracted)
-        else:
+        elif eqn.primitive.name == "conv_general_dilated":
             outputs = right[eqn.params["dimension_numbers"].rhs_spec[0]]
             summed = math.prod(right) // outputs
-        total += times * summed * math.prod(eqn.outvars[0].aval.shape)
+        result = eqn.outvars[0].aval
+        if jnp.issubdtype(result.dtype, jnp.floating):
+            total += times * summed * math.prod(result.shape)
     return total
 
 
