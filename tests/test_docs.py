@@ -129,6 +129,8 @@ def test_the_page_on_comparison_runs():
     assert names["over_runs"].total == 2
     half = names["evaluation"].tango_interval(0, 0, 100)[1]
     assert f"differ by {100 * half:.1f} points" in COMPARISON
+
+
 def test_the_page_on_binarization_runs():
     names = {}
     for block in blocks("python", BINARIZATION):
@@ -139,7 +141,7 @@ def test_the_page_on_binarization_runs():
     assert names["bpda"]["success"] > 0.9
     found = names["protocol"]
     assert found["transferred"] < found["defended"]["clean"]
-    assert found["cost"]["work_ratio"] == 1
+    assert 1 <= found["cost"]["work_ratio"] < 1.1
 
 
 def test_the_tables_on_information_are_what_the_script_writes(monkeypatch):
