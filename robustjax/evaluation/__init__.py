@@ -71,6 +71,10 @@ from robustjax.evaluation.statistics import mean_and_deviation as mean_and_devia
 from robustjax.evaluation.statistics import tango_interval as tango_interval
 from robustjax.evaluation.statistics import wilson_interval as wilson_interval
 from robustjax.evaluation.steps import step_curves as step_curves
+from robustjax.evaluation.test_time import inference_cost as inference_cost
+from robustjax.evaluation.test_time import judge_test_time as judge_test_time
+from robustjax.evaluation.test_time import multiply_adds as multiply_adds
+from robustjax.evaluation.test_time import summarise_test_time as summarise_test_time
 from robustjax.evaluation.true_label import benign_twin_share as benign_twin_share
 from robustjax.evaluation.true_label import oracle_share as oracle_share
 from robustjax.evaluation.unfinished import forget as forget

@@ -72,7 +72,7 @@ def count_passes(attack: Attack, shape: Sequence[int], num_classes: int) -> Pass
     y = jax.ShapeDtypeStruct((1,), jnp.int32)
     jaxpr = jax.make_jaxpr(run)(weights, x, y).jaxpr
     forward = backward = 0.0
-    for eqn, times in _products(jaxpr, 1.0):
+    for eqn, times in products(jaxpr, 1.0):
         shapes = [v.aval.shape for v in eqn.invars]
         if weights.shape not in shapes:
             continue
@@ -85,10 +85,12 @@ def count_passes(attack: Attack, shape: Sequence[int], num_classes: int) -> Pass
     return Passes(forward, backward)
 
 
-def _products(jaxpr: Any, times: float) -> Iterator[tuple[Any, float]]:
-    """Every matrix product of a program, and how often it is made."""
+def products(
+    jaxpr: Any, times: float, names: Sequence[str] = ("dot_general",)
+) -> Iterator[tuple[Any, float]]:
+    """Every matrix product (or `names`) of a program, and how often it is made."""
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
+        if eqn.primitive.name in names:
             yield eqn, times
         inside = list(_inside(eqn.params))
         times_inside = times
@@ -99,7 +101,7 @@ def _products(jaxpr: Any, times: float) -> Iterator[tuple[Any, float]]:
         if eqn.primitive.name == "cond":
             inside = [max(inside, key=lambda one: _size(one))]
         for one in inside:
-            yield from _products(one, times_inside)
+            yield from products(one, times_inside, names)
 
 
 def _inside(params: Mapping[str, Any]) -> Iterator[Any]:
@@ -121,7 +123,7 @@ def _limit(condition: Any) -> float:
 
 
 def _size(jaxpr: Any) -> float:
-    return sum(times for _, times in _products(jaxpr, 1.0))
+    return sum(times for _, times in products(jaxpr, 1.0))
 
 
 def _counted(attack: Attack, shape: Sequence[int], num_classes: int) -> Passes:
