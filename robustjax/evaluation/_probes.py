@@ -153,21 +153,15 @@ def one_step(of: Subject) -> Path:
 
 
 def unbounded(of: Subject) -> Path:
-    """PGD that may go anywhere in the box of pixels, by signs, a tenth of it a step."""
+    """PGD that may go anywhere in the box, by signs, twice across it in its steps."""
     whole = of.threat
     if whole.name != "linf":
         whole = threats.linf(of.box, bounds=of.threat.bounds)
-    return path(
-        dataclasses.replace(
-            of, threat=whole, step_size=_tenth(of, whole), climbed=of.climbed
-        ),
-        eps=of.box,
+    share = min(1.0, 2 / of.num_steps)  # of the box; `path` stretches it by the radius
+    walker = dataclasses.replace(
+        of, threat=whole, step_size=share * (float(whole.eps) or of.box)
     )
-
-
-def _tenth(of: Subject, whole: Threat) -> float:
-    """The step that `path` stretches to a tenth of the box."""
-    return 0.1 * (float(whole.eps) or of.box)
+    return path(walker, eps=of.box)
 
 
 def radii(of: Subject) -> list[float]:

@@ -61,7 +61,7 @@ RULES = (
     ),
     Rule(
         "incomplete_optimisation",
-        0.5,
+        0.75,
         "Share of the images left standing whose loss, made monotone and rescaled to "
         "[0, 1], rises by more than 0.05 over the last 10 steps, or the last half of "
         "fewer than 20.",
