@@ -22,6 +22,7 @@ INTERPOLATION = (DOCS / "interpolation.md").read_text()
 NAMID = (DOCS / "namid.md").read_text()
 NIP = (DOCS / "nip.md").read_text()
 AT_ALP = (DOCS / "at_alp.md").read_text()
+INDICATORS = (DOCS / "indicators.md").read_text()
 INFORMATION = (DOCS / "information.md").read_text()
 COMPARISON = (DOCS / "comparison.md").read_text()
 BINARIZATION = (DOCS / "binarization.md").read_text()
@@ -109,6 +110,14 @@ def test_the_page_on_pairs_runs():
     )
     assert 0 <= aux.metrics["accuracy/robust"] <= 1
     assert len(names["areas"]["rows"]) == 2
+
+
+def test_the_page_on_indicators_runs():
+    names = {}
+    for block in blocks("python", INDICATORS):
+        exec(compile(block, "indicators.md", "exec"), names)
+    flags = {one.name for one in names["found"] if one.flagged}
+    assert {"gradient", "queries"} <= flags
 
 
 def test_the_page_on_information_runs():
