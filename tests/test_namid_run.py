@@ -14,6 +14,8 @@ from robustjax import InputError, attacks, build, objectives, training
 from robustjax.build import Networks
 from robustjax.config.critics import _distance
 
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
 MESH = training.data_mesh(jax.devices()[:1])
 STAGES = ("reference", "critics", "train")
 STEPS = 4 * 2  # batches of an epoch, epochs of a stage
