@@ -34,6 +34,7 @@ if QUICK:
     jax.devices()  # reads the flags, once for all
     del os.environ["XLA_FLAGS"]
     jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_enable_compilation_cache", False)  # no keys for nothing
 
 
 def share_contexts(programs=200):
@@ -88,6 +89,7 @@ def compile_fully():
 def compilation_cache(tmp_path_factory):
     """For modules that train or judge the same again: compiled once, not once a run."""
     chosen = {
+        "jax_enable_compilation_cache": True,
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
