@@ -82,10 +82,6 @@ VIEWS = {
 }
 
 
-# Other templates or weights in what a view beside them differentiates.
-BESIDE = {"chunks", "companions", "balanced", "quartic"}
-
-
 @pytest.fixture(scope="module")
 def plain(weights):
     return built(weights)
@@ -96,13 +92,7 @@ def judged(plain):
     return plain.logits_fn(X)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in BESIDE else ())
-        for name in VIEWS
-    ],
-)
+@pytest.mark.parametrize("name", VIEWS)
 def test_attacks_run_on_every_view(plain, name):
     attack = attacks.pgd(threats.linf(0.1), step_size=0.05, num_steps=2)
     x_adv = jax.jit(attack)(jax.random.key(1), plain.view(VIEWS[name]), X, Y)
