@@ -18,6 +18,8 @@ from absl import app, flags
 
 from robustjax import cli
 
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = f"--config={ROOT / 'configs' / 'digits_pgd.py'}"
 TINY = (

@@ -15,6 +15,8 @@ import pytest
 from configs import mnist_ensemble_adv
 from robustjax import InputError, build, evaluation, models, training
 
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
 MESH = training.data_mesh(jax.devices()[:1])
 STEPS = 5  # batches of an epoch
 

@@ -14,6 +14,8 @@ from robustjax import InputError, attacks, build, objectives, training
 from robustjax.build import Networks
 from robustjax.config.critics import _distance
 
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
 MESH = training.data_mesh(jax.devices()[:1])
 STAGES = ("reference", "critics", "train")
 STEPS = 4 * 2  # batches of an epoch, epochs of a stage
@@ -352,8 +354,9 @@ def test_an_attack_with_a_penalty_lowers_what_it_is_told_to(judged):
         key = jax.random.key(1)
         x_adv = named.attack(key, classifier.logits_fn, x, y)
         assert float(jnp.abs(x_adv - x).max()) <= 0.1 + 1e-6
-        single = named.attack(key, classifier.logits_fn, x[:2], y[:2])
-        np.testing.assert_allclose(single, x_adv[:2], atol=1e-5)  # images are apart
+        if sign == 1:  # images are apart
+            single = named.attack(key, classifier.logits_fn, x[:2], y[:2])
+            np.testing.assert_allclose(single, x_adv[:2], atol=1e-5)
         logits = classifier.logits_fn(x_adv)
         natural = classifier.critics.probes["natural"](x, logits)
         return (probe(x_adv - x, logits) - natural).mean()
