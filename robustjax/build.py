@@ -13,13 +13,14 @@ from robustjax.config.classifiers import Classifier as Classifier
 from robustjax.config.diagnostics import diagnostics as diagnostics
 from robustjax.config.diagnostics import looks_at_images as looks_at_images
 from robustjax.config.initial import initial_weights as initial_weights
+from robustjax.config.inside import paired as paired
 from robustjax.config.networks import Networks as Networks
 from robustjax.config.networks import build_model as build_model
 from robustjax.config.networks import build_networks as build_networks
+from robustjax.config.other_runs import another_run as another_run
 from robustjax.config.overrides import evaluation_with as evaluation_with
 from robustjax.config.overrides import override as override
 from robustjax.config.runs import Run as Run
-from robustjax.config.runs import another_run as another_run
 from robustjax.config.runs import build_augmentation as build_augmentation
 from robustjax.config.runs import build_classifier as build_classifier
 from robustjax.config.runs import load_data as load_data

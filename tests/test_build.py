@@ -282,7 +282,7 @@ def test_every_attack_has_a_name():
         *("oblivious", "projected_gradient", "resize_and_pad", "transferable"),
         *("uniform_start", "universal_perturbation", "with_surrogate"),
         *("Placement", "Stage", "StagedAttack", "StageOutcome", "Trajectory"),
-        *("WithPenalty", "PairingPenalty", "penalised"),
+        *("WithPenalty", "PairingPenalty", "mean_penalty", "penalised", "around"),
         *("ensemble", "sign_start", "towards"),
         *("Candidates", "chosen", "pack_candidates", "unpack_candidates"),
     }

@@ -174,7 +174,7 @@ def pgd_targeted(
     step_size: float | Array,
     num_steps: int,
     choice: Choice = "least_likely",
-    num_targets: int = 9,
+    num_targets: int | None = None,
     at_once: int = 1,
     objective: Objective = cross_entropy,
     random_start: Start | None = uniform_start,
@@ -189,7 +189,7 @@ def pgd_targeted(
         et al., 2018); "runner_up"; "random", uniform over the wrong classes, that of
         "Feature Denoising for Improving Adversarial Robustness" (Xie et al., 2019); or
         "every", the likeliest first: see `each_target`.
-      num_targets: How many for "every".
+      num_targets: How many for "every"; all wrong classes if None.
       at_once: How many of these in one vmapped run.
       objective: What is climbed towards the target, see `objectives.targeted`.
       random_start: As in `pgd`.

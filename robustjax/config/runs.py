@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 from robustjax import data, evaluation, training
 from robustjax._checks import InputError, one_of
 from robustjax.config import names
-from robustjax.config.attack_blocks import Another
 from robustjax.config.attacks import build_attack
 from robustjax.config.blocks import Block, call
 from robustjax.config.classifiers import Classifier
@@ -270,26 +269,6 @@ def load_checkpoint(
         mesh=mesh,
     )
     return Loaded(config, workdir, described, stages, state)
-
-
-def another_run(mesh: Mesh, own: Restored | None = None) -> Another:
-    """Finds the classifiers of other runs, for those who attack from them.
-
-    "DIR:reference" is another classifier of a run than its model; ":reference" one of
-    the run `own`.
-    """
-
-    def another(source: str) -> LogitsFn:
-        given, _, network = source.partition(":")
-        if given:
-            found = restore(Path(given), mesh, network=network or MODEL).classifier
-        elif own is None:
-            raise InputError(f"`source` must name a run, got {source!r}.")
-        else:
-            found = own.another(network)
-        return found.source or found.logits_fn
-
-    return another
 
 
 def resolved(config: Config) -> dict[str, Any]:

@@ -15,7 +15,7 @@ flattens the loss along what the training attack finds: judge by `at_alp_adaptiv
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from robustjax import _checks, objectives, pairing
 from robustjax._checks import InputError
 from robustjax.defenses._common import accuracy, clean_and_adversarial, crafting
-from robustjax.pairing import Distance, LogitDistance, MapKind
+from robustjax.pairing import Distance, LogitDistance, MapKind, Reduction
 from robustjax.types import (
     AdversarialLoss,
     Array,
@@ -48,12 +48,12 @@ class _Attention:
     map_kind: MapKind
     power: float
     floor: float
-    reduction: Literal["sum", "mean"]
+    reduction: Reduction
 
     def __post_init__(self):
         _checks.one_of(get_args(Distance), attention_kind=self.kind)
         _checks.one_of(get_args(MapKind), map_kind=self.map_kind)
-        _checks.one_of(("sum", "mean"), layer_reduction=self.reduction)
+        _checks.one_of(get_args(Reduction), layer_reduction=self.reduction)
         _checks.positive(power=self.power)
         _checks.non_negative(floor=self.floor)
         if isinstance(self.layers, str) or not self.layers:
@@ -64,15 +64,15 @@ class _Attention:
 
     def distance(self, one: Mapping[str, Array], other: Mapping[str, Array]) -> Array:
         """[B]."""
-        total = pairing.attention_distance(
+        return pairing.attention_distance(
             one,
             other,
             kind=self.kind,
             map_kind=self.map_kind,
             power=self.power,
             floor=self.floor,
+            reduction=self.reduction,
         )
-        return total / len(one) if self.reduction == "mean" else total
 
 
 def at_alp(
@@ -87,7 +87,7 @@ def at_alp(
     map_kind: MapKind = "sum",
     power: float = 2.0,
     floor: float = 1e-12,
-    layer_reduction: Literal["sum", "mean"] = "sum",
+    layer_reduction: Reduction = "sum",
     clean_weight: float = 0.5,
     label_smoothing: float = 0.1,
     detach_clean: bool = False,
@@ -205,7 +205,7 @@ def teacher_attention(
     map_kind: MapKind = "sum",
     power: float = 2.0,
     floor: float = 1e-12,
-    layer_reduction: Literal["sum", "mean"] = "sum",
+    layer_reduction: Reduction = "sum",
     clean_weight: float = 0.5,
     label_smoothing: float = 0.1,
     attack_mode: Mode = "eval",

@@ -123,7 +123,14 @@ def _access(parameters: Mapping[str, Any]) -> str | None:
     """None for what needs no access at all, or has another attacker's work in it."""
     if "access" in parameters:
         return parameters["access"]
-    start = parameters.get("start") or {}
-    if parameters.get("name") in _MODEL_FREE or start.get("name") == "transfer":
+    if parameters.get("name") in _MODEL_FREE or _borrows(parameters.get("start")):
         return None
     return "white"
+
+
+def _borrows(start: Mapping[str, Any] | None) -> bool:
+    """Whether there are transferred examples in where an attack starts."""
+    if not start:
+        return False
+    inside = [start.get("attack"), start.get("start"), *(start.get("attacks") or [])]
+    return start.get("name") == "transfer" or any(map(_borrows, inside))

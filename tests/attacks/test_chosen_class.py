@@ -209,6 +209,23 @@ def test_targets_at_once_are_the_same(at_once):
     np.testing.assert_array_equal(one[4:], X[4:])  # misclassified as they are
 
 
+def test_every_wrong_class_is_tried_however_many_there_are():
+    tried = []
+
+    def attack_towards(target):
+        def attack(key, logits_fn, x, y):
+            jax.debug.callback(lambda t: tried.append(int(t[0])), target)
+            return x
+
+        return attack
+
+    f = lambda x: jnp.linspace(1.0, 0.0, 120)[None] + 0 * x.sum()
+    x, y = jnp.zeros((1, 3)), jnp.array([0])
+    attacks.each_target(attack_towards, None)(jax.random.key(0), f, x, y)
+    jax.effects_barrier()
+    assert sorted(tried) == list(range(1, 120))
+
+
 @pytest.mark.parametrize("name", UNLIKE)
 def test_one_trace_jit_is_eager_and_images_are_apart(name):
     chex.clear_trace_counter()
