@@ -4,6 +4,8 @@ A block `dict(name="pgd", step_size=0.01, ...)` is looked up by its name in a li
 table and called with the rest, so a factory's keywords *are* the schema of its block.
 """
 
+from robustjax.config.areas import attention as attention
+from robustjax.config.areas import key_areas as key_areas
 from robustjax.config.attack_blocks import build_threat as build_threat
 from robustjax.config.attacks import build_attack as build_attack
 from robustjax.config.attacks import build_suite as build_suite
@@ -31,8 +33,7 @@ from robustjax.config.runs import run as run
 from robustjax.config.scrutiny import as_curve as as_curve
 from robustjax.config.scrutiny import as_radii as as_radii
 from robustjax.config.scrutiny import as_steps as as_steps
-from robustjax.config.scrutiny import attention as attention
-from robustjax.config.scrutiny import key_areas as key_areas
+from robustjax.config.scrutiny import gradients as gradients
 from robustjax.config.scrutiny import step_curves as step_curves
 from robustjax.config.scrutiny import surfaces as surfaces
 from robustjax.config.stages import build_loss as build_loss

@@ -69,6 +69,11 @@ def test_random_starts_have_names():
     assert moved("none") < 1e-6
     assert 0.05 < moved("uniform") <= 0.1 + 1e-6
     assert 1e-5 < moved({"name": "gaussian", "scale": 0.001}) < 0.01
+    assert moved({"name": "uniform", "clean": 1.0}) < 1e-6
+    assert 0.05 < moved({"name": "uniform", "clean": 0.0}) <= 0.1 + 1e-6
+    for wrong in ({"name": "uniform", "clear": 0.2}, {"name": "uniform", "clean": 2}):
+        with pytest.raises(InputError, match=r"`random_start`|`share`"):
+            moved(wrong)
 
 
 @pytest.mark.parametrize(

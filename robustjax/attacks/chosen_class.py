@@ -227,6 +227,8 @@ def pgd_targeted(
 def towards(attack_towards, choice: Choice) -> Attack:
     """The attack on a class that is chosen by the logits of x; never on the label.
 
+    Of a distribution y the label is its likeliest class.
+
     Args:
       attack_towards: Targets [B] to an attack, as in `each_target`.
       choice: As in `pgd_targeted`, but for "every".
@@ -244,7 +246,7 @@ def towards(attack_towards, choice: Choice) -> Attack:
 
     def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         _outcome.check_call(logits_fn, x, y)
-        keys = _random.per_image_keys(key, x.shape[0])
+        keys, y = _random.per_image_keys(key, x.shape[0]), _outcome.label_of(y)
         clean = logits_fn(x)
         rank: int | Array = 2 if choice == "runner_up" else clean.shape[-1]
         if choice == "random":

@@ -201,7 +201,7 @@ def each_target(
 
     def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         _outcome.check_call(logits_fn, x, y)
-        keys = _random.per_image_keys(key, x.shape[0])
+        keys, y = _random.per_image_keys(key, x.shape[0]), _outcome.label_of(y)
         clean = logits_fn(x)
         others = clean.shape[-1] - 1
         count = others if num_targets is None else min(num_targets, others)

@@ -109,7 +109,7 @@ def feature_collision(
         # The barrier keeps XLA from evaluating the model on constants as it compiles.
         guides_x = jax.lax.optimization_barrier(images.astype(x.dtype))
         pool = _flat(features_fn(guides_x))
-        label = y if y.ndim == 1 else y.argmax(axis=1)
+        label = _outcome.label_of(y)
         allowed = labels[None, :] != label[:, None]
         if guides == "runner_up":
             allowed = _of_runner_up(logits_fn(x), label, labels, allowed)

@@ -16,26 +16,32 @@ def at_alp_paper(evaluation: Block) -> Blocks:
     """White-box PGD of 10 to 200 steps at 0.25 and 0.5, and what needs no model.
 
     At 0.5 the grey image is legal for every input, so that accuracy above the largest
-    class prior only measures how an attack fails. The worst case is that at 0.5. With
+    class prior only measures how an attack fails. The worst case is that at 0.5. Of PGD
+    `evaluation.paper_restarts` (10; the paper's number is not known) restarts. With
     `evaluation.gray` and `evaluation.black`, directories of other runs, the same of 200
     steps from these follows.
     """
     blocks: Blocks = []
+    count = evaluation.get("paper_restarts", 10)
     for eps in (0.25, 0.5):
         threat = ball("linf", eps)
         counts = eps == 0.5
         rows: Blocks = [
-            dict(
-                name="pgd",
-                threat=threat,
-                num_steps=steps,
-                step_size=eps / 8 if steps == 10 else eps / 32,
-                label=f"PGD-{steps} at {eps}",
+            restarts(
+                dict(
+                    name="pgd",
+                    threat=threat,
+                    num_steps=steps,
+                    step_size=eps / 8 if steps == 10 else eps / 32,
+                ),
+                count,
+                at_once=1,
+                label=f"PGD-{steps} x {count} at {eps}",
             )
             for steps in (10, 20, 50, 100, 200)
         ]
         last = {k: v for k, v in rows[-1].items() if k != "label"}
-        rows += _transferred(evaluation, f"PGD-200 at {eps}", last)
+        rows += _transferred(evaluation, f"PGD-200 x {count} at {eps}", last)
         rows += [
             dict(name=name, threat=threat, label=f"{name} at {eps}")
             for name in _MODEL_FREE
@@ -48,9 +54,9 @@ def at_alp_transfer(evaluation: Block) -> Blocks:
     """Attackers without the weights, beside one with them.
 
     `evaluation.gray` are runs of the same network, `evaluation.black` others, names of
-    directories with commas between them. Every attack runs on each of them; per image
-    the one that the judged model minds most counts. A white-box row that leaves more
-    than these has failed, and `eval.py` says so.
+    directories with commas between them. Every attack runs on each of them, in a row of
+    its own, and on all of an access jointly; per image the worst counts. White-box
+    accuracy above what these leave has failed, and `eval.py` says so.
     """
     if not _runs(evaluation, "gray") and not _runs(evaluation, "black"):
         raise InputError(
@@ -323,15 +329,9 @@ def _runs(evaluation: Block, access: str) -> tuple[str, ...]:
 
 
 def _transferred(evaluation: Block, label: str, attack: Mapping[str, Any]) -> Blocks:
-    """The worst over the runs of each access, per image."""
+    """A row for each run of each access."""
     return [
-        dict(
-            name="transfer",
-            attack=dict(attack),
-            sources=list(_runs(evaluation, access)),
-            access=access,
-            label=f"{access}, {label}",
-        )
+        dict(attack) | dict(source=run, access=access, label=f"{access} {run}, {label}")
         for access in ("gray", "black")
-        if _runs(evaluation, access)
+        for run in _runs(evaluation, access)
     ]

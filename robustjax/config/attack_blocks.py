@@ -246,6 +246,13 @@ def _start(block: dict[str, Any], threat: Threat | None):
         return call("random_start", threats.gaussian_start, rest(block))
     if threat is None:
         raise InputError("`random_start` 'uniform' needs a `threat` in the same block.")
+    if set(block) - {"name", "clean"}:
+        raise InputError(
+            "`random_start` 'uniform' may have `clean`, the share of images that start "
+            f"where they are, got {sorted(block)}."
+        )
+    if "clean" in block:
+        return threats.sometimes_clean(threat.sample, block["clean"])
     return threat.sample
 
 

@@ -66,7 +66,8 @@ def run(config: Config, mesh: Mesh, *, progress_bar: bool = True) -> Run:
       InputError: a name, a keyword or a value in the config is wrong.
     """
     splits = load_data(config)
-    sample = data.as_float(jnp.asarray(splits.train.images[:1]))
+    first = _as_tested(dataclasses.replace(splits, train=splits.train.take(slice(1))))
+    sample = data.as_float(jnp.asarray(first.images))
     networks = build_networks(config, num_classes=splits.train.num_classes)
     augment = build_augmentation(config.data.augment)
     options = call("loop", training.LoopOptions, config.loop, progress_bar=progress_bar)
@@ -84,12 +85,27 @@ def run(config: Config, mesh: Mesh, *, progress_bar: bool = True) -> Run:
 def load_data(config: Config) -> data.Splits:
     """The splits that `config.data` names."""
     block = config.data
+    crop = block.get("crop")
+    if crop is not None and "random_resized_crop" not in block.augment:
+        raise InputError(
+            f"`data.crop` {crop} leaves training images larger than those of the test: "
+            "add data.augment.random_resized_crop of this size."
+        )
     return data.load(
         block.name,
         data_dir=block.data_dir,
         validation=block.validation,
         image_size=block.image_size,
+        crop=crop,
     )
+
+
+def _as_tested(splits: data.Splits) -> data.Dataset:
+    """The training images, no larger than those of the test."""
+    side, _ = splits.test.images.shape[1:3]
+    if splits.train.images.shape[1:] == splits.test.images.shape[1:]:
+        return splits.train
+    return data.centred(splits.train, side)
 
 
 def build_classifier(
@@ -112,7 +128,7 @@ def build_classifier(
     """
     augment = build_augmentation(config.data.augment)
     return Classifier(
-        config, splits.train, augment, model, params, model_state, **options
+        config, _as_tested(splits), augment, model, params, model_state, **options
     )
 
 

@@ -300,9 +300,14 @@ def test_a_random_start_may_differ_per_image():
     np.testing.assert_allclose(threats.l2(0.5).norm(unit - x), 0.25, atol=1e-6)
 
 
-def soft(attack):
-    y = jnp.full((8, 5), 0.2)
-    return lambda: attack(jax.random.key(0), logits_fn, jnp.float32(X), y)
+@pytest.mark.parametrize(
+    "name", ["step_ll", "least_likely", "runner_up", "random", "every"]
+)
+def test_of_a_distribution_the_label_is_its_likeliest_class(name):
+    soft = np.full((8, 5), 0.1)
+    soft[np.arange(8), LABELS] = 0.6
+    attack = MAKERS[name](threats.linf(EPS))
+    np.testing.assert_array_equal(attacked(attack, y=soft), attacked(attack))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +339,6 @@ def soft(attack):
             lambda t: targeted_pgd(t, "every", at_once=0),
             "`at_once` .* got 0",
         ),
-        (lambda t: soft(attacks.step_ll(t))(), r"`y` must be labels \[B\]"),
     ],
 )
 def test_errors_name_the_argument_and_the_value(make, message):
