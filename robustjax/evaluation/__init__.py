@@ -1,5 +1,10 @@
 """Evaluation: plain arrays per example, and reports made of them."""
 
+from robustjax.evaluation._access_section import access_cells as access_cells
+from robustjax.evaluation._access_section import access_lines as access_lines
+from robustjax.evaluation._access_section import (
+    surrogate_accuracies as surrogate_accuracies,
+)
 from robustjax.evaluation.attention import KeyArea as KeyArea
 from robustjax.evaluation.attention import Subject as Subject
 from robustjax.evaluation.attention import attention_of as attention_of
@@ -39,6 +44,7 @@ from robustjax.evaluation.landscape import Surface as Surface
 from robustjax.evaluation.landscape import gradient_health as gradient_health
 from robustjax.evaluation.landscape import loss_surface as loss_surface
 from robustjax.evaluation.limits import InconsistentError as InconsistentError
+from robustjax.evaluation.limits import above_limit as above_limit
 from robustjax.evaluation.limits import by_access as by_access
 from robustjax.evaluation.limits import class_prior as class_prior
 from robustjax.evaluation.limits import inconsistencies as inconsistencies
