@@ -222,7 +222,7 @@ def _estimates(information: Mapping[str, Any], attack: Mapping[str, Any]) -> str
 
 def _names(arrays: Mapping[str, Any], size: int) -> list[str]:
     given = list(arrays.get("names") or [])
-    return given if len(given) >= size else [str(k) for k in range(size)]
+    return given[:size] if len(given) >= size else [str(k) for k in range(size)]
 
 
 def _short(value: float | None) -> str:
