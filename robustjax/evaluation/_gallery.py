@@ -92,6 +92,8 @@ def _outcomes(
             "the end asks for more steps. Lines with ½: checkpoints of APGD, and the "
             "share of images that halved their step there."
         )
+        if len(paths) > outcomes.MOST:
+            caption += f" The first {outcomes.MOST} of {len(paths)} attacks."
         yield "paths", _with(outcomes.draw_paths, paths), alt, caption
 
 
