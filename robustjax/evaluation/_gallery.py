@@ -92,6 +92,8 @@ def _outcomes(
             "the end asks for more steps. Lines with ½: checkpoints of APGD, and the "
             "share of images that halved their step there."
         )
+        if len(paths) > outcomes.MOST:
+            caption += f" The first {outcomes.MOST} of {len(paths)} attacks."
         yield "paths", _with(outcomes.draw_paths, paths), alt, caption
 
 
@@ -222,7 +224,7 @@ def _estimates(information: Mapping[str, Any], attack: Mapping[str, Any]) -> str
 
 def _names(arrays: Mapping[str, Any], size: int) -> list[str]:
     given = list(arrays.get("names") or [])
-    return given if len(given) >= size else [str(k) for k in range(size)]
+    return given[:size] if len(given) >= size else [str(k) for k in range(size)]
 
 
 def _short(value: float | None) -> str:

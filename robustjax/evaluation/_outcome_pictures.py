@@ -9,7 +9,7 @@ from robustjax.evaluation import _style
 from robustjax.evaluation._style import Target
 from robustjax.evaluation.results import Robustness, wilson_interval
 
-_MOST = 12  # curves in one panel, or panels
+MOST = 8  # panels of a picture
 
 
 def draw_curve(
@@ -135,7 +135,7 @@ def draw_waterfall(
     axes.set(xlim=(0, total), xlabel="images")
     _style.title(axes, "broken by the attack and by none before it (red)")
     axes.grid(False, axis="y")
-    axes.invert_yaxis()
+    axes.set_ylim(count - 0.5, -0.5)  # the first attack is on top
     if both:
         _strip(panels[1, 0], result)
     _style.save(made, target)
@@ -177,7 +177,7 @@ def _strip(axes: Any, result: Robustness) -> None:
 
 def draw_paths(target: Target, paths: Sequence[Mapping[str, Any]]) -> None:
     """The loss along attacks' own paths, and the share broken by each step."""
-    shown = paths[:_MOST]
+    shown = paths[:MOST]
     made, panels = _style.panels(8.6, 2.4 * len(shown) + 0.3, len(shown), 2)
     for (left, right), path in zip(panels, shown, strict=True):
         steps = path["steps"]
@@ -222,7 +222,7 @@ def _ends(*lines: np.ndarray) -> list[tuple[np.ndarray, str, str]]:
 
 def draw_minimum_norms(target: Target, rows: Sequence[Mapping[str, Any]]) -> None:
     """Histograms of the smallest perturbations found, a panel per attack."""
-    shown = rows[:_MOST]
+    shown = rows[:MOST]
     made, panels = _style.panels(7.2, 2.4 * len(shown), len(shown), 1)
     for (axes,), row in zip(panels, shown, strict=True):
         found = row["minimum_norm"]

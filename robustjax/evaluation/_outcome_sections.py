@@ -81,8 +81,11 @@ def _verdict(content: Mapping[str, Any]) -> Section:
         items.append(
             Item("Indicators", f"{verdict['measured']} measured, none raised.")
         )
-    items += [Item("Warning", line) for line in content["warnings"]]
-    return Section("Verdict", [Text(verdict["sentence"], strong=True), Items(items)])
+    blocks: list[Block] = [Text(verdict["sentence"], strong=True), Items(items)]
+    if content["warnings"]:
+        lines = [Item("", line) for line in content["warnings"]]
+        blocks += [Text("Warnings", strong=True), Items(lines)]
+    return Section("Verdict", blocks)
 
 
 def rows_cells(summary: Mapping[str, Any]) -> Cells:

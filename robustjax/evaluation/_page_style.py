@@ -3,7 +3,7 @@
 STYLE = """<style>
 .rj { --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --paper: #ffffff;
   --shade: #f6f8fa; --link: #0550ae; --good: #0b6b3a; --bad: #a40e26;
-  color: var(--ink); background: var(--paper); line-height: 1.5;
+  color: var(--ink); background: var(--paper); line-height: 1.5; padding: 0 0.75rem;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 .rj h1, .rj h2, .rj h3 { line-height: 1.25; overflow-wrap: anywhere; }
 .rj h1 { font-size: 1.5rem; margin: 1rem 0; }
@@ -75,7 +75,7 @@ body.rj { margin: 0 auto; max-width: 62rem; padding: 0 1rem 3rem; }
   .rj .scroll { overflow: visible; }
   .rj table { font-size: 8pt; }
   .rj thead th { white-space: normal; }
-  .rj figure, .rj tr, .rj .card { break-inside: avoid; }
+  .rj figure, .rj tr, .rj .card, .rj .scroll { break-inside: avoid; }
   .rj img { max-width: 100%; max-height: 23cm; width: auto; }
   .rj h2, .rj h3, .rj caption { break-after: avoid; }
   .rj details::details-content { content-visibility: visible; display: block;

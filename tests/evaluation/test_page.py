@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,6 +277,21 @@ def test_examples_show_what_broke_and_say_so(result):
     assert found["words"][0]["clean"].startswith("label ")
     none = dataclasses.replace(result.attacks[0], x_adv=None)
     assert examples_of(dataclasses.replace(result, attacks=(none,)), images) is None
+
+
+def test_the_code_of_the_docs_runs(capsys):
+    guide = Path(__file__).resolve().parents[2] / "docs" / "report.md"
+    if not guide.exists():
+        pytest.skip("not a checkout")
+    (block,) = re.findall(r"```python\n(.*?)```", guide.read_text(), re.S)
+    names = {}
+    exec(block, names)
+    assert "stay classified correctly in the worst case" in capsys.readouterr().out
+    check((names["directory"] / "report.html").read_text())
+    about = guide.read_text()
+    drawn = {*re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| `.*", about, re.M)))}
+    known = re.findall(r"`(\w+)`", compose.__doc__[compose.__doc__.index("by name:") :])
+    assert set(known) <= drawn
 
 
 # --- in a browser -------------------------------------------------------------------
