@@ -22,7 +22,7 @@ from robustjax.attacks import Penalty, expectation, penalised
 from robustjax.config import names
 from robustjax.config.blocks import Block, call
 from robustjax.config.critics import Critics
-from robustjax.config.heads import HeadSettings, build_similarity
+from robustjax.config.heads import HeadSettings, build_similarity, made_template
 from robustjax.config.input_transforms import (
     Transformed,
     build_transform,
@@ -36,7 +36,7 @@ from robustjax.config.test_time import (
     choice_of,
     is_test_time,
 )
-from robustjax.interpolation import Similarity, Template
+from robustjax.interpolation import Template
 from robustjax.types import (
     Array,
     Attack,
@@ -145,6 +145,11 @@ class Classifier:
     def chooses(self) -> str | None:
         """The policy by which it chooses among candidates of classes, if it does."""
         return choice_of(self._transform)
+
+    @property
+    def feature_layer(self) -> str:
+        """The layer that heads and templates read."""
+        return self._head.layer
 
     @property
     def source(self) -> LogitsFn | None:
@@ -343,7 +348,7 @@ class Classifier:
                 "set head.balanced."
             )
         sets = [
-            _make_template(
+            made_template(
                 self._embedded(head, chosen, transform), jnp.asarray(y), similarity
             )
             for chosen, y in zip(rows, labels, strict=True)
@@ -392,8 +397,3 @@ class Classifier:
 def _dict(block: Block) -> dict[str, Any]:
     to_dict = getattr(block, "to_dict", None)
     return dict(block) if to_dict is None else to_dict()
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _make_template(features: Array, labels: Array, similarity: Similarity) -> Template:
-    return interpolation.make_template(features, labels, similarity)

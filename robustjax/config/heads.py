@@ -1,12 +1,17 @@
 """The block `head` of a config."""
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
+import jax
+
+from robustjax import interpolation
 from robustjax._checks import InputError, one_of, positive_int
 from robustjax.config import names
 from robustjax.config.blocks import Block, call, lookup
-from robustjax.interpolation import Similarity, TemplateWeight
+from robustjax.interpolation import Similarity, Template, TemplateWeight
+from robustjax.types import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,3 +80,9 @@ def build_similarity(block: Block) -> Similarity:
     if "kernel" in given:
         given["kernel"] = lookup("kernel", names.KERNELS, given["kernel"])
     return call("similarity", Similarity, given)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def made_template(features: Array, labels: Array, similarity: Similarity) -> Template:
+    """`interpolation.make_template`, compiled."""
+    return interpolation.make_template(features, labels, similarity)

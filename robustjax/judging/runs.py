@@ -124,7 +124,8 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
     finally:
         bar.close()
     sizes = dict(batch_size=block["batch_size"], mesh=mesh)
-    more = build.diagnostics(classifier, result, test, **sizes)
+    layer = block.get("layer")
+    more = build.diagnostics(classifier, result, test, layer=layer, **sizes)
     if areas is not None:
         more["attention"] = build.attention(classifier, result, test, areas)
     if steps is not None:
