@@ -117,7 +117,7 @@ def test_the_page_on_indicators_runs():
     for block in blocks("python", INDICATORS):
         exec(compile(block, "indicators.md", "exec"), names)
     flags = {one.name for one in names["found"] if one.flagged}
-    assert {"gradient", "queries"} <= flags
+    assert {"gradient", "chance"} <= flags
 
 
 def test_the_page_on_information_runs():

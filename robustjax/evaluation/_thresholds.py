@@ -53,7 +53,7 @@ RULES = (
     ),
     Rule(
         "silent_success",
-        0.02,
+        0.05,
         "Share of images that an iterate broke, and the worst case leaves standing.",
         "The attack had an adversarial example and threw it away. Return the best "
         "iterate, not the last one.",

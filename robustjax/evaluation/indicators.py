@@ -97,6 +97,7 @@ def indicators(
 
     Example:
       >>> import jax.numpy as jnp
+      >>> import numpy as np
       >>> from robustjax import evaluation, threats
       >>> x = np.linspace(0.3, 0.7, 40, dtype=np.float32).reshape(-1, 1, 1, 1)
       >>> y = (x > 0.5).astype(np.int32).ravel()

@@ -49,7 +49,7 @@ def flags(found):
 
 
 def test_some_plants_and_a_sound_model(compile_fully, monkeypatch):
-    quick = dict(num_steps=60)
+    quick = dict(num_steps=100)
     monkeypatch.setattr(zoo, "base", lambda: zoo.sound("standard", **quick))
     images = zoo.images(60)
     _, found = zoo.judge(zoo.sound("pgd", **quick), images, **CHEAP)
