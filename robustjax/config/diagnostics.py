@@ -137,7 +137,7 @@ def _template(classifier: Classifier) -> Template | None:
 
 
 def _weights(classifier: Classifier, template: Template, x: np.ndarray) -> np.ndarray:
-    """Of templates for queries, [Q, T], as the graph has them; 0 but for the nearest."""
+    """Of templates for queries, [Q, T], as the graph has them; most are 0."""
     layer, similarity = classifier.feature_layer, template.similarity
     queries: Array = classifier.model_fn(jnp.asarray(x), capture=(layer,)).features[
         layer
