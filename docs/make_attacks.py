@@ -66,7 +66,14 @@ HELPERS = (
 # They take attacks or classifiers and give such.
 COMBINATORS = (
     *("restarts", "worst_case", "each_target", "towards", "masked", "early_stop"),
-    *("keep_path", "keep_trajectory", "warm_start", "unlabelled", "with_surrogate", "against"),
+    *(
+        "keep_path",
+        "keep_trajectory",
+        "warm_start",
+        "unlabelled",
+        "with_surrogate",
+        "against",
+    ),
     *("expectation", "oblivious", "transfer", "ensemble", "drawn_source"),
     *("WithPenalty", "PairingPenalty", "penalised"),
 )

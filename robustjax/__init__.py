@@ -8,6 +8,7 @@ from robustjax import influence as influence
 from robustjax import information as information
 from robustjax import interoperation as interoperation
 from robustjax import interpolation as interpolation
+from robustjax import judging as judging
 from robustjax import models as models
 from robustjax import objectives as objectives
 from robustjax import pairing as pairing
@@ -16,5 +17,6 @@ from robustjax import training as training
 from robustjax import transforms as transforms
 from robustjax import types as types
 from robustjax._checks import InputError as InputError
+from robustjax.judging import evaluate as evaluate
 
 __version__ = "0.1.0"

@@ -11,7 +11,7 @@ function unchanged.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -22,6 +22,8 @@ from jax.extend.core.primitives import conv_general_dilated_p
 from robustjax.types import Array, PyTree
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+Rules = Mapping[core.Primitive, Callable[..., Array]]
+"""Primitives to what takes their operands and parameters in their place."""
 
 # (batch, feature, *spatial) positions of NHWC; (out, in, *spatial) of HWIO, by rank.
 _NHWC = {n: (0, n + 1, *range(1, n + 1)) for n in (1, 2, 3)}
@@ -137,19 +139,44 @@ def loop_safe(fun: _F) -> _F:
       6.0
     """
 
+    safe = rewritten(fun, {conv_general_dilated_p: _convolution})
+
     @functools.wraps(fun)
     def wrapped(*args, **kwargs):
-        if jax.default_backend() != "cpu":
-            return fun(*args, **kwargs)
+        run = safe if jax.default_backend() == "cpu" else fun
+        return run(*args, **kwargs)
+
+    return wrapped  # pyright: ignore[reportReturnType]
+
+
+def rewritten(fun: _F, rules: Rules) -> _F:
+    """`fun` with some of its primitives computed in another way.
+
+    Sub-computations are rewritten where they hold such a primitive, and left as they
+    are elsewhere. The new ways are not asked again about what they do themselves.
+
+    Args:
+      fun: Any traceable function of arrays.
+      rules: For each primitive, what is called with its operands, and its parameters
+        as keywords; it returns the one result.
+
+    Example:
+      >>> twice = rewritten(jnp.sin, {jax.lax.sin_p: lambda x, **_: 2 * x})
+      >>> float(twice(jnp.float32(3.0)))
+      6.0
+    """
+
+    @functools.wraps(fun)
+    def wrapped(*args, **kwargs):
         closed, shapes = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
-        outputs = _evaluate(closed, jax.tree.leaves((args, kwargs)))
+        outputs = _evaluate(closed, jax.tree.leaves((args, kwargs)), rules)
         return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
     return wrapped  # pyright: ignore[reportReturnType]
 
 
-def _evaluate(closed: core.ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
-    """Runs a jaxpr as it stands, except for its convolutions."""
+def _evaluate(closed: core.ClosedJaxpr, args: Sequence[Any], rules: Rules) -> list[Any]:
+    """Runs a jaxpr as it stands, except for what has a rule."""
     jaxpr = closed.jaxpr
     values: dict[Any, Any] = {}
     values.update(zip(jaxpr.constvars, closed.consts, strict=True))
@@ -160,15 +187,15 @@ def _evaluate(closed: core.ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
 
     for eqn in jaxpr.eqns:
         operands = [read(atom) for atom in eqn.invars]
-        if eqn.primitive is conv_general_dilated_p:
-            outputs = [_convolution(*operands, **eqn.params)]
-        elif not _holds_convolution(eqn.params):
+        if eqn.primitive in rules:
+            outputs = [rules[eqn.primitive](*operands, **eqn.params)]
+        elif not _holds(eqn.params, rules):
             outputs = _bind(eqn, operands, eqn.params)
         elif eqn.primitive.name in _INLINED:
             body = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
-            outputs = _evaluate(_closed(body), operands)
+            outputs = _evaluate(_closed(body), operands, rules)
         else:
-            params = {name: _rewritten(value) for name, value in eqn.params.items()}
+            params = {n: _rewritten(value, rules) for n, value in eqn.params.items()}
             outputs = _bind(eqn, operands, params)
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
@@ -180,31 +207,31 @@ def _bind(eqn: core.JaxprEqn, operands: list[Any], params: dict[str, Any]) -> li
     return outputs if eqn.primitive.multiple_results else [outputs]
 
 
-def _rewritten(value: Any) -> Any:
+def _rewritten(value: Any, rules: Rules) -> Any:
     """A parameter with every jaxpr in it rewritten."""
     if hasattr(value, "_fields"):  # a named tuple, as linear solvers have
-        return type(value)(*map(_rewritten, value))
+        return type(value)(*(_rewritten(item, rules) for item in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(_rewritten(item) for item in value)
+        return type(value)(_rewritten(item, rules) for item in value)
     if not isinstance(value, (core.Jaxpr, core.ClosedJaxpr)):
         return value
-    if not _holds_convolution(value):
+    if not _holds(value, rules):
         return value
     closed = _closed(value)
-    new = jax.make_jaxpr(lambda *args: _evaluate(closed, args))(*closed.in_avals)
+    body = lambda *args: _evaluate(closed, args, rules)
+    new = jax.make_jaxpr(body)(*closed.in_avals)
     return new if isinstance(value, core.ClosedJaxpr) else new.jaxpr
 
 
-def _holds_convolution(value: Any) -> bool:
+def _holds(value: Any, rules: Rules) -> bool:
     if isinstance(value, dict):
-        return any(_holds_convolution(item) for item in value.values())
+        return any(_holds(item, rules) for item in value.values())
     if isinstance(value, (tuple, list)):
-        return any(_holds_convolution(item) for item in value)
+        return any(_holds(item, rules) for item in value)
     if isinstance(value, core.ClosedJaxpr):
         value = value.jaxpr
     return isinstance(value, core.Jaxpr) and any(
-        eqn.primitive is conv_general_dilated_p or _holds_convolution(eqn.params)
-        for eqn in value.eqns
+        eqn.primitive in rules or _holds(eqn.params, rules) for eqn in value.eqns
     )
 
 

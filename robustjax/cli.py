@@ -4,12 +4,9 @@ Exit codes: 0 done; 2 bad input (one clear line, no traceback); 75 stopped by a 
 after saving (run again to go on); 1 anything else.
 """
 
-import importlib.metadata
 import json
 import logging
-import platform
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +17,8 @@ import ml_collections
 from absl import app, flags
 
 from robustjax._checks import InputError
+from robustjax._provenance import commit as commit
+from robustjax._provenance import versions as versions
 from robustjax.build import read_config
 from robustjax.evaluation import InconsistentError
 from robustjax.training import Diverged, StoppedBySignal, write_json
@@ -94,28 +93,6 @@ def claim(workdir: Path, content: dict[str, Any]) -> None:
             )
     elif jax.process_index() == 0:
         write_json(path, content)
-
-
-def commit() -> str:
-    """The git commit of the code in use, "unknown" outside a checkout."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of what the numbers depend on."""
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "robustjax")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"python": platform.python_version(), **found}
 
 
 def _quieten() -> None:

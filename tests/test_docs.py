@@ -23,6 +23,7 @@ NAMID = (DOCS / "namid.md").read_text()
 NIP = (DOCS / "nip.md").read_text()
 AT_ALP = (DOCS / "at_alp.md").read_text()
 INFORMATION = (DOCS / "information.md").read_text()
+COMPARISON = (DOCS / "comparison.md").read_text()
 # One of each way to count: a scan, chunks at two lengths, early ends, no passes.
 QUICK = "pgd,square,deepfool,grey"
 
@@ -118,6 +119,17 @@ def test_the_page_on_information_runs():
     assert np.allclose(names["where"].mean(1), names["each"], atol=1e-5)
 
 
+def test_the_page_on_comparison_runs():
+    names = {}
+    for block in blocks("python", COMPARISON):
+        exec(compile(block, "comparison.md", "exec"), names)
+    assert names["low"] < names["found"].difference < names["high"]
+    assert names["p"][0] >= names["found"].p
+    assert names["over_runs"].total == 2
+    half = names["evaluation"].tango_interval(0, 0, 100)[1]
+    assert f"differ by {100 * half:.1f} points" in COMPARISON
+
+
 def test_the_tables_on_information_are_what_the_script_writes(monkeypatch):
     monkeypatch.syspath_prepend(DOCS)
     script = importlib.import_module("make_information")
@@ -128,7 +140,7 @@ def test_the_tables_on_information_are_what_the_script_writes(monkeypatch):
     "line",
     "".join(
         block
-        for page in (PAGE, INTERPOLATION, NAMID, NIP, AT_ALP)
+        for page in (PAGE, INTERPOLATION, NAMID, NIP, AT_ALP, COMPARISON)
         for block in blocks("bash", page)
     ).splitlines(),
 )

@@ -13,6 +13,7 @@ ORDER = (
         "types",
         "_checks",
         "_digest",
+        "_provenance",
         "_random",
         "threats",
         "objectives",
@@ -29,6 +30,7 @@ ORDER = (
         "evaluation",
         "config",
         "build",
+        "judging",
         "cli",
     ),
 )

@@ -13,7 +13,13 @@ from robustjax import (
     training,
     transforms,
 )
-from robustjax.config import at_alp_suites, namid_suites, nip_suites, suites
+from robustjax.config import (
+    at_alp_suites,
+    full_suite,
+    namid_suites,
+    nip_suites,
+    suites,
+)
 from robustjax.types import Objective
 
 THREATS = {"linf": threats.linf, "l2": threats.l2, "l1": threats.l1}
@@ -181,6 +187,7 @@ SCHEDULES = {
 SUITES = {
     "quick": suites.quick,
     "standard": suites.standard,
+    "full": full_suite.full,
     "autoattack": suites.autoattack,
     "screen": suites.screen,
     "namid_paper": namid_suites.namid_paper,

@@ -9,17 +9,30 @@ from robustjax.evaluation.attention import cover as cover
 from robustjax.evaluation.attention import grad_cam as grad_cam
 from robustjax.evaluation.attention import key_area as key_area
 from robustjax.evaluation.attention import reference_masks as reference_masks
+from robustjax.evaluation.binarization import Binarization as Binarization
+from robustjax.evaluation.binarization import binarization as binarization
+from robustjax.evaluation.binarization import features_of as features_of
+from robustjax.evaluation.binarization import (
+    summarise_binarization as summarise_binarization,
+)
 from robustjax.evaluation.compare import compare as compare
+from robustjax.evaluation.compare import comparison_lines as comparison_lines
 from robustjax.evaluation.compare import write_comparison as write_comparison
 from robustjax.evaluation.defended import beside_bare as beside_bare
 from robustjax.evaluation.document import Document as Document
 from robustjax.evaluation.document import compose as compose
 from robustjax.evaluation.document import report_markdown as report_markdown
+from robustjax.evaluation.estimate import Estimate as Estimate
+from robustjax.evaluation.estimate import Passes as Passes
+from robustjax.evaluation.estimate import count_passes as count_passes
+from robustjax.evaluation.estimate import estimate as estimate
 from robustjax.evaluation.history import examples_of as examples_of
 from robustjax.evaluation.history import training_history as training_history
 from robustjax.evaluation.history import weights_by_class as weights_by_class
 from robustjax.evaluation.html import page as page
 from robustjax.evaluation.html import report_html as report_html
+from robustjax.evaluation.indicators import Indicator as Indicator
+from robustjax.evaluation.indicators import indicators as indicators
 from robustjax.evaluation.information import information_of as information_of
 from robustjax.evaluation.landscape import GradientHealth as GradientHealth
 from robustjax.evaluation.landscape import Surface as Surface

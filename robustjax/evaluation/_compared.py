@@ -1,6 +1,5 @@
 """Reports that are to be compared: where they are, and whether they may be."""
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -10,9 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustjax._checks import InputError
-from robustjax.evaluation.outcomes import Outcomes, load_outcomes
+from robustjax.evaluation._verdict import threat_in_words
+from robustjax.evaluation.outcomes import (
+    NOT_COUNTED,
+    Outcomes,
+    distinct,
+    load_outcomes,
+)
+from robustjax.evaluation.schema import read_report
 
-REPORT_SCHEMA = {"name": "robustjax-report", "version": 1}
 _DATA = re.compile(r"Dataset\('(.*)', (\d+) images (\S+) \w+, (\d+) classes\)")
 
 
@@ -81,24 +86,16 @@ def check_comparable(models: Sequence[Model]) -> list[str]:
         _check_data(names, first, run)
         _check_threat(names, first, run)
         _check_images(names, first.outcomes, run.outcomes)
+    doubts = []
+    if first.content["threat"] is None:
+        doubts.append(
+            "Reports name no one threat model: rows say what each attack did."
+        )
     suites = {model.name: suite_of(model) for model in models}
     if len(set(suites.values())) > 1:
         listed = ", ".join(f"{name}: {suite}" for name, suite in suites.items())
-        return [f"Suites differ ({listed}): only the attacks that all share count."]
-    return []
-
-
-def threat_of(content: dict[str, Any]) -> dict[str, Any] | None:
-    """The threat model of a report: its own, or that of all attacks that count."""
-    if content.get("threat"):
-        return dict(content["threat"])
-    threats = [
-        row["parameters"].get("threat")
-        for row in content["rows"]
-        if "parameters" in row and not row["name"].endswith("(not counted)")
-    ]
-    known = [threat for threat in threats if threat]
-    return dict(known[0]) if known and all(t == known[0] for t in known) else None
+        doubts.append(f"Suites differ ({listed}): only attacks that all share count.")
+    return doubts
 
 
 class Data(NamedTuple):
@@ -144,46 +141,18 @@ def report_directories(path: Path) -> dict[str, Path]:
                     f"--workdir={path} --suite=standard first."
                 )
             return by_seed
-    if not path.is_dir():
-        raise InputError(f"`compare` got {path}, which is no directory.")
+    workdir = path.parent if path.name == "report" else path
+    if not workdir.is_dir():
+        raise InputError(f"There is no directory {workdir}: name that of a run.")
     raise InputError(
-        f"{path} has no report: run python eval.py --workdir={path} --suite=standard "
-        "first."
+        f"{path} has no report: run python eval.py --workdir={workdir} "
+        "--suite=standard first."
     )
 
 
-def read_content(directory: Path, given: Path) -> dict[str, Any]:
-    """report.json of a directory.
-
-    Args:
-      directory: Of the report.
-      given: The directory as the user named it.
-
-    Raises:
-      InputError: it is damaged, or of another schema version.
-    """
-    path = directory / "report.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise InputError(
-            f"{path} is damaged ({' '.join(str(error).split())}): run eval.py again."
-        ) from error
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != REPORT_SCHEMA:
-        version = schema.get("version") if isinstance(schema, dict) else "none"
-        raise InputError(
-            f"{path} has schema version {version}, and version "
-            f"{REPORT_SCHEMA['version']} is needed: run python eval.py "
-            f"--workdir={given} again."
-        )
-    return content
-
-
 def _read(directory: Path, given: Path) -> Run:
-    content = read_content(directory, given)
+    content = read_report(directory)
+    _number(content["rows"][1:-1])
     run = Run(directory, content, load_outcomes(directory))
     names = [row["name"] for row in content["rows"]]
     if names != list(run.outcomes.rows()):
@@ -192,6 +161,13 @@ def _read(directory: Path, given: Path) -> Run:
             f"evaluations: run python eval.py --workdir={given} again."
         )
     return run
+
+
+def _number(rows: Sequence[dict[str, Any]]) -> None:
+    """Tells apart attacks of one name as `save_outcomes` does."""
+    names = [row["name"].removesuffix(NOT_COUNTED) for row in rows]
+    for row, name in zip(rows, distinct(names), strict=True):
+        row["name"] = name + NOT_COUNTED * row["name"].endswith(NOT_COUNTED)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -220,7 +196,7 @@ def _check_data(names: tuple[str, str], first: Run, other: Run) -> None:
 
 
 def _check_threat(names: tuple[str, str], first: Run, other: Run) -> None:
-    one, two = threat_of(first.content), threat_of(other.content)
+    one, two = first.content["threat"], other.content["threat"]
     same = (one is None) == (two is None)
     if one is not None and two is not None:
         same = one.get("name") == two.get("name")
@@ -228,26 +204,20 @@ def _check_threat(names: tuple[str, str], first: Run, other: Run) -> None:
         same &= math.isclose(float(one["eps"]), float(two["eps"]), rel_tol=1e-6)
     if not same:
         raise InputError(
-            f"`compare` got reports of different threat models: {names[0]} was judged "
-            f"at {threat_words(one)}, {names[1]} at {threat_words(two)}. Give "
-            "--attack.norm and --attack.eps to eval.py."
+            f"`compare` got reports of different threat models: {names[0]}: "
+            f"{_named(one)}; {names[1]}: {_named(two)}. Give --attack.norm and "
+            "--attack.eps to eval.py."
         )
+
+
+def _named(threat: dict[str, Any] | None) -> str:
+    name = "" if threat is None else f"{threat.get('name')}, "
+    return name + threat_in_words(threat)
 
 
 def _same_bounds(one: dict[str, Any], two: dict[str, Any]) -> bool:
     default = [0.0, 1.0]
     return list(one.get("bounds") or default) == list(two.get("bounds") or default)
-
-
-def threat_words(threat: dict[str, Any] | None) -> str:
-    """A threat model for people: "linf eps 8/255"."""
-    if threat is None:
-        return "no threat model that its report names"
-    eps = float(threat["eps"])
-    scaled = eps * 255
-    whole = math.isclose(scaled, round(scaled), abs_tol=1e-6) and eps > 0
-    radius = f"{round(scaled)}/255" if whole and eps < 1 else f"{eps:g}"
-    return f"{threat['name']} eps {radius}"
 
 
 def _check_images(names: tuple[str, str], first: Outcomes, other: Outcomes) -> None:

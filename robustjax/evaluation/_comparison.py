@@ -1,38 +1,45 @@
-"""A comparison as people read it: Markdown, a page and a picture."""
+"""A comparison as people read it: sections of blocks, and a picture."""
 
-import base64
-from collections.abc import Mapping, Sequence
-from html import escape
-from pathlib import Path
+import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from robustjax.evaluation._compared import threat_words
-from robustjax.evaluation._sections import aligned
+from robustjax.evaluation import _style
+from robustjax.evaluation._blocks import (
+    Image,
+    Item,
+    Items,
+    Picture,
+    Section,
+    Table,
+    Text,
+)
+from robustjax.evaluation._verdict import percent, threat_in_words
 
-# Okabe and Ito's colours, which colour-blind people tell apart, and shapes for print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vPX"
 _LEVEL = 0.05
+_PICTURE = "compare"
 
 Cells = list[tuple[str, ...]]
 
 
-def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
-    """A comparison in Markdown."""
-    lines = ["# Comparison", "", _about(comparison), "", "## What differs", ""]
-    lines += [f"- {sentence}" for sentence in sentences(comparison)]
-    lines += ["", "## Accuracy", "", aligned(_accuracies(comparison)), ""]
-    lines += [_reading(comparison), "", "![accuracies](compare.png)", ""]
+def comparison_sections(comparison: Mapping[str, Any]) -> list[Section]:
+    """A comparison in words and tables."""
+    differs = Items([Item("", sentence) for sentence in sentences(comparison)])
+    accuracies = Table("Accuracies by model", accuracy_cells(comparison))
+    found = [
+        Section("What differs", [Text(_about(comparison)), differs]),
+        Section("Accuracy", [accuracies, Text(_reading(comparison)), Image(_PICTURE)]),
+    ]
     if _tested(comparison):
-        lines += ["## Pairs", "", aligned(_pairs(comparison)), ""]
-        lines += [_pairs_reading(comparison), ""]
-    lines += ["## Models", "", aligned(_models(comparison)), ""]
+        table = Table("Tests of pairs", _pairs(comparison))
+        found.append(Section("Pairs", [table, Text(_pairs_reading(comparison))]))
+    found.append(Section("Models", [Table("What is compared", _models(comparison))]))
     if comparison["warnings"]:
-        lines += ["## Warnings", ""]
-        lines += [f"- {line}" for line in comparison["warnings"]] + [""]
-    return [*lines, "Every number: compare.json."]
+        warned = Items([Item("", line) for line in comparison["warnings"]])
+        found.append(Section("Warnings", [warned]))
+    return [*found, Section("Numbers", [Text("Every number: compare.json.")])]
 
 
 def sentences(comparison: Mapping[str, Any]) -> list[str]:
@@ -49,97 +56,56 @@ def sentences(comparison: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def comparison_body(comparison: Mapping[str, Any], picture: bytes) -> str:
-    """The inside of the page: sections of HTML, the picture embedded."""
-    shown = base64.b64encode(picture).decode()
-    parts = [
-        f"<h1>Comparison</h1><p>{escape(_about(comparison))}</p>",
-        '<section id="differences"><h2>What differs</h2>',
-        _listed(sentences(comparison)),
-        '</section><section id="accuracy"><h2>Accuracy</h2>',
-        _html_table(_accuracies(comparison), "Accuracies by model"),
-        f"<p>{escape(_reading(comparison))}</p>",
-        f'<figure><img src="data:image/png;base64,{shown}" '
-        f'alt="{escape(described(comparison))}">'
-        "<figcaption>Accuracy of each model, row by row.</figcaption></figure>",
-        "</section>",
-    ]
-    if _tested(comparison):
-        parts += [
-            '<section id="pairs"><h2>Pairs</h2>',
-            _html_table(_pairs(comparison), "Paired tests"),
-            f"<p>{escape(_pairs_reading(comparison))}</p></section>",
-        ]
-    parts += [
-        '<section id="models"><h2>Models</h2>',
-        _html_table(_models(comparison), "What was compared"),
-        "</section>",
-    ]
-    if comparison["warnings"]:
-        parts += [
-            '<section id="warnings"><h2>Warnings</h2>',
-            _listed(comparison["warnings"]),
-            "</section>",
-        ]
-    return "\n".join(parts)
-
-
 def described(comparison: Mapping[str, Any]) -> str:
     """The picture in words and numbers."""
     rows = [row for row in ("clean", "worst case") if row in comparison["rows"]]
     models = [
         f"{model['name']} "
-        + ", ".join(f"{_percent(model['rows'][row]['accuracy'])} {row}" for row in rows)
+        + ", ".join(f"{percent(model['rows'][row]['accuracy'])} {row}" for row in rows)
         for model in comparison["models"]
     ]
     return "Accuracies with intervals: " + "; ".join(models) + "."
 
 
-def draw_comparison(path: Path, comparison: Mapping[str, Any]) -> None:
+def comparison_picture(comparison: Mapping[str, Any]) -> Picture:
     """Points with intervals: rows from top to bottom, a colour and shape per model."""
-    from matplotlib.figure import Figure  # slow to import, and needs no display
-
     names, models = comparison["rows"], comparison["models"]
-    height = 1.4 + len(names) * max(0.4, 0.18 * len(models))
-    figure = Figure(figsize=(7.5, height), layout="constrained")
-    axes = figure.subplots()
+    height = 1.2 + 0.2 * len(models) + len(names) * max(0.4, 0.18 * len(models))
+    figure, panels = _style.panels(7.5, height)
+    axes = panels[0, 0]
     places = np.arange(len(names))
     spread = np.linspace(-0.28, 0.28, len(models)) if len(models) > 1 else [0.0]
     for number, (model, offset) in enumerate(zip(models, spread, strict=True)):
         rows = [model["rows"][name] for name in names]
-        values = np.array([100 * row["accuracy"] for row in rows])
-        limits = 100 * np.array([_limits(row) for row in rows]).T
+        values = np.array([row["accuracy"] for row in rows])
+        limits = np.array([_limits(row) for row in rows]).T
         axes.errorbar(
             values,
             places + offset,
             xerr=np.abs(limits - values),
-            fmt=_MARKERS[number % len(_MARKERS)],
-            color=_COLOURS[number % len(_COLOURS)],
-            markersize=5,
             capsize=2,
-            linewidth=1.2,
-            label=_plain(_label(model)),
+            label=f" {_style.short(_label(model), 60)}",  # no leading _, which hides it
+            **(_style.series(number) | dict(linestyle="none")),
         )
     for place in places[:-1] + 0.5:
-        axes.axhline(place, color="0.9", linewidth=0.8)
-    axes.set_yticks(places, [_plain(name) for name in names])
+        axes.axhline(place, color=_style.LIGHT, linewidth=0.8)
+    axes.grid(False, axis="y")
+    axes.set_yticks(places, [_style.short(name, 40) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)  # the first row is on top
-    axes.set_xlim(-2, 102)
-    axes.set_xlabel(f"accuracy in %, n = {comparison['num_examples']}")
-    axes.grid(axis="x", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
-    partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=130)
-    partial.replace(path)
+    _style.shares(axes, which="x")
+    axes.set_xlabel(f"accuracy, n = {comparison['num_examples']}")
+    figure.legend(loc="outside upper left", frameon=False, fontsize=8)
+    buffer = io.BytesIO()
+    _style.save(figure, buffer)
+    caption = "Where intervals overlap, the paired tests may still tell models apart."
+    return Picture(_PICTURE, buffer.getvalue(), described(comparison), caption)
 
 
 def _about(comparison: Mapping[str, Any]) -> str:
-    threat = threat_words(comparison["threat"])
+    threat = threat_in_words(comparison["threat"])
     return (
         f"{len(comparison['models'])} models on {comparison['data']}, the same "
-        f"{comparison['num_examples']} images, {threat}."
+        f"{comparison['num_examples']} images. Threat model: {threat}."
     )
 
 
@@ -162,21 +128,22 @@ def _sentence(pair: Mapping[str, Any]) -> str:
     return f"{pair['row']}: {names[0]} is more accurate than {names[1]}: {sure}."
 
 
-def _accuracies(comparison: Mapping[str, Any]) -> Cells:
+def accuracy_cells(comparison: Mapping[str, Any]) -> Cells:
+    """A row for each attack, a column for each model."""
     models = comparison["models"]
     cells: Cells = [("row", *(model["name"] for model in models))]
     for name in comparison["rows"]:
         cells.append((name, *(_accuracy(model["rows"][name]) for model in models)))
-    own = (_percent(model["own_worst_case"]) for model in models)
+    own = (_accuracy(model["own_worst_case"]) for model in models)
     return [*cells, ("worst case of its own suite", *own)]
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:
     if row["interval"] is None:
         spread = f"{100 * row['deviation']:.2f}"
-        return f"{_percent(row['accuracy'])} +- {spread} ({len(row['by_run'])} runs)"
+        return f"{percent(row['accuracy'])} +- {spread} ({len(row['by_run'])} runs)"
     low, high = row["interval"]
-    return f"{_percent(row['accuracy'])} ({100 * low:.2f}..{100 * high:.2f})"
+    return f"{percent(row['accuracy'])} ({100 * low:.2f}..{100 * high:.2f})"
 
 
 def _pairs(comparison: Mapping[str, Any]) -> Cells:
@@ -244,65 +211,5 @@ def _label(model: Mapping[str, Any]) -> str:
     return f"{model['name']} ({model['runs']} runs, +- deviation)"
 
 
-def _plain(text: str) -> str:
-    """A label that Matplotlib takes for neither mathematics nor one to hide."""
-    text = text.replace("$", r"\$")
-    return f" {text}" if text.startswith("_") else text
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}%"
-
-
 def _p(p: float) -> str:
-    return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
-
-
-def _listed(lines: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
-
-
-def _html_table(cells: Cells, caption: str) -> str:
-    head, *rows = cells
-    heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    lines = [
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    ]
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}">'
-        f"<table><caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: auto;
-  padding: 0 1rem 2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-style: italic; }
-th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #8888; text-align: left;
-  white-space: nowrap; }
-img { max-width: 100%; height: auto; background: white; }
-figure { margin: 1rem 0; }
-:focus-visible { outline: 3px solid #0072B2; }
-.skip { position: absolute; left: -99rem; }
-.skip:focus { left: 1rem; }
-@media print { body { max-width: none; } .wide { overflow: visible; }
-  th, td { white-space: normal; font-size: 0.75rem; } }
-"""
-
-
-def comparison_html(comparison: Mapping[str, Any], picture: bytes) -> str:
-    """A page that needs no other file and no network."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Comparison</title><style>{_STYLE}</style></head><body>"
-        '<a class="skip" href="#main">Skip to the content</a>'
-        f'<main id="main">{comparison_body(comparison, picture)}</main></body></html>\n'
-    )
+    return f"{p:.2g}"

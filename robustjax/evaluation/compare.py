@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from robustjax._checks import InputError
+from robustjax.evaluation._blocks import aligned, markdown
 from robustjax.evaluation._compared import (
     Model,
     Run,
@@ -21,13 +22,15 @@ from robustjax.evaluation._compared import (
     in_order,
     read_models,
     suite_of,
-    threat_of,
 )
 from robustjax.evaluation._comparison import (
-    comparison_html,
-    comparison_lines,
-    draw_comparison,
+    accuracy_cells,
+    comparison_picture,
+    comparison_sections,
+    sentences,
 )
+from robustjax.evaluation.html import page
+from robustjax.evaluation.outcomes import NOT_COUNTED
 from robustjax.evaluation.statistics import (
     Paired,
     compare_paired,
@@ -58,7 +61,7 @@ def compare(reports: Sequence[Path | str]) -> dict[str, Any]:
     Returns:
       `schema`; `data`, `threat`, `num_examples`; `rows`, their names; `models`, each
       with name, directory, suite, runs, flags (None if no indicator was measured),
-      `own_worst_case` and its `rows` (accuracy, interval or deviation over runs);
+      `own_worst_case` and `rows` (accuracy, interval or deviation over runs);
       `pairs` with the counts, difference, interval, p, p_holm and method, or
       `untested`, why not; and `warnings`, one line each.
 
@@ -69,7 +72,7 @@ def compare(reports: Sequence[Path | str]) -> dict[str, Any]:
       >>> compare(["runs/nothing", "runs/there"])
       Traceback (most recent call last):
       ...
-      robustjax._checks.InputError: `compare` got runs/nothing, which is no directory.
+      robustjax._checks.InputError: There is no directory runs/nothing: ...
     """
     models = read_models(reports)
     warnings = check_comparable(models)
@@ -84,7 +87,7 @@ def compare(reports: Sequence[Path | str]) -> dict[str, Any]:
     return dict(
         schema=dict(_SCHEMA),
         data=data_of(first.content).name,
-        threat=threat_of(first.content),
+        threat=first.content["threat"],
         num_examples=len(first.outcomes.index),
         rows=names,
         models=[
@@ -109,21 +112,46 @@ def write_comparison(directory: Path, comparison: Mapping[str, Any]) -> None:
       InputError: the directory cannot be written.
     """
     directory = Path(directory)
+    sections, picture = comparison_sections(comparison), comparison_picture(comparison)
+    pictures = {picture.name: picture}
+    text = f"# Comparison\n\n{markdown(sections, pictures)}"
+    files = {
+        "compare.png": picture.png,
+        "compare.html": page("Comparison", sections, pictures).encode(),
+        "compare.md": text.encode(),
+    }
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        draw_comparison(directory / "compare.png", comparison)
-        picture = (directory / "compare.png").read_bytes()
-        texts = {
-            "compare.html": comparison_html(comparison, picture),
-            "compare.md": "\n".join(comparison_lines(comparison)) + "\n",
-        }
-        for name, text in texts.items():
+        for name, written in files.items():
             partial = directory / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
+            partial.write_bytes(written)
             partial.replace(directory / name)
     except OSError as error:
         raise InputError(f"Cannot write to {directory}: {error.strerror}.") from error
     write_json(directory / "compare.json", comparison)
+
+
+def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
+    """What a comparison shows, for a terminal: sentences, accuracies, warnings.
+
+    Args:
+      comparison: From `compare`.
+
+    Example:
+      >>> row = dict(accuracy=0.5, interval=[0.4, 0.6])
+      >>> model = dict(name="a", rows={"clean": row}, own_worst_case=row)
+      >>> found = dict(rows=["clean"], models=[model], pairs=[], warnings=["Hm."])
+      >>> print("\\n".join(comparison_lines(found)))
+      | row                         | a                     |
+      | --------------------------- | --------------------- |
+      | clean                       | 50.00% (40.00..60.00) |
+      | worst case of its own suite | 50.00% (40.00..60.00) |
+      <BLANKLINE>
+      Warning: Hm.
+    """
+    lines = [*aligned(accuracy_cells(comparison)).splitlines(), ""]
+    lines += sentences(comparison)
+    return lines + [f"Warning: {line}" for line in comparison["warnings"]]
 
 
 def _shared_attacks(models: Sequence[Model]) -> tuple[list[str], list[str]]:
@@ -154,7 +182,7 @@ def _parameters(run: Run) -> dict[str, Any]:
 
 
 def _shown(run: Run, name: str) -> str:
-    return name if name in run.outcomes.counted else f"{name} (not counted)"
+    return name if name in run.outcomes.counted else name + NOT_COUNTED
 
 
 def _worst_cases(
@@ -213,7 +241,7 @@ def _described(model: Model, table: Mapping[str, Mapping]) -> dict[str, Any]:
     runs = list(model.runs.values())
     flags = [_flags(run.content) for run in runs]
     known = [one for one in flags if one is not None]
-    own = [float(run.outcomes.worst_case.mean()) for run in runs]
+    own = {seed: {"": run.outcomes.worst_case} for seed, run in model.runs.items()}
     return dict(
         name=model.name,
         directory=str(model.given),
@@ -224,16 +252,15 @@ def _described(model: Model, table: Mapping[str, Mapping]) -> dict[str, Any]:
         runs=len(runs) if model.grouped else None,
         draws=max(run.outcomes.draws for run in runs),
         flags=sorted(set(itertools.chain(*known))) if len(known) == len(runs) else None,
-        own_worst_case=mean_and_deviation(own)[0],
+        own_worst_case=_row(own, ""),
         rows={name: _row(table, name) for name in next(iter(table.values()))},
     )
 
 
 def _flags(content: Mapping[str, Any]) -> list[str] | None:
     """Names of the indicators that were flagged; None where none was measured."""
-    if not content.get("indicators"):
-        return None
-    return [one["name"] for one in content["indicators"] if one.get("flagged")]
+    verdict = content["verdict"]
+    return verdict["flags"] if verdict["measured"] else None
 
 
 def _row(table: Mapping[str, Mapping[str, np.ndarray]], name: str) -> dict[str, Any]:

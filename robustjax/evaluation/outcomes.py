@@ -7,7 +7,7 @@ classifiers that are right about the same number of images may be right about ot
 import dataclasses
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from robustjax._checks import InputError
 from robustjax.evaluation.results import Robustness
 
 OUTCOMES = "outcomes.npz"
+NOT_COUNTED = " (not counted)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Outcomes:
       clean: Whether the classifier is right on x, [N] bool; of a random one the share
         of draws that are, [N] float32.
       worst_case: The same under the worst of the attacks that count.
-      attacks: The same under each attack, by its name, in the order run.
+      attacks: The same under each attack, by its name, in the order run; those that
+        share a name are numbered.
       counted: The names of the attacks that are part of the worst case.
       draws: Of a random classifier, else 1.
     """
@@ -45,10 +47,27 @@ class Outcomes:
     def rows(self) -> dict[str, np.ndarray]:
         """All of them by the names that reports show: clean, attacks, worst case."""
         shown = {
-            name if name in self.counted else f"{name} (not counted)": correct
+            name + ("" if name in self.counted else NOT_COUNTED): correct
             for name, correct in self.attacks.items()
         }
         return {"clean": self.clean, **shown, "worst case": self.worst_case}
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names with a number behind those that were there before.
+
+    Example:
+      >>> distinct(["PGD", "Square", "PGD"])
+      ['PGD', 'Square', 'PGD (2)']
+    """
+    found: list[str] = []
+    for name in names:
+        number, fresh = 1, name
+        while fresh in found:
+            number += 1
+            fresh = f"{name} ({number})"
+        found.append(fresh)
+    return found
 
 
 def save_outcomes(directory: Path, result: Robustness) -> Path:
@@ -62,7 +81,7 @@ def save_outcomes(directory: Path, result: Robustness) -> Path:
       result: From `evaluate`.
 
     Raises:
-      InputError: two attacks have one name, or the directory cannot be written.
+      InputError: the directory cannot be written.
 
     Example:
       >>> import tempfile
@@ -73,13 +92,7 @@ def save_outcomes(directory: Path, result: Robustness) -> Path:
       >>> save_outcomes(Path(tempfile.mkdtemp()), result).name
       'outcomes.npz'
     """
-    names = [attack.name for attack in result.attacks]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise InputError(
-            f"`result` has {names.count(twice[0])} attacks named {twice[0]!r}: give "
-            "each a name of its own."
-        )
+    names = distinct([attack.name for attack in result.attacks])
     content: dict[str, Any] = dict(
         index=np.asarray(result.index, np.int64),
         labels=np.asarray(result.labels, np.int32),

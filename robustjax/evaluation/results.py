@@ -147,13 +147,18 @@ class Robustness:
         return worst_so_far(correct, seen, self.draws)[-1]
 
 
-def check_kept(result: Robustness, dataset: Dataset) -> None:
-    """Raises unless a result has its adversarial images, and they are of this data."""
+def check_same_images(result: Robustness, dataset: Dataset) -> None:
+    """Raises unless a result is of the first images of this data."""
     if not np.array_equal(dataset.index[: len(result.index)], result.index):
         raise InputError(
             "`dataset` must be what `result` was evaluated on, in the same order; its "
             "`index` differs."
         )
+
+
+def check_kept(result: Robustness, dataset: Dataset) -> None:
+    """Raises unless a result has its adversarial images, and they are of this data."""
+    check_same_images(result, dataset)
     for attack in result.attacks:
         if attack.x_adv is None:
             raise InputError(

@@ -11,16 +11,13 @@ paper, is null here until somebody fills it in.
 import math
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from robustjax._checks import InputError
-from robustjax.evaluation._compared import (
-    data_of,
-    read_content,
-    report_directories,
-    threat_of,
-)
+from robustjax.evaluation._compared import data_of, report_directories
+from robustjax.evaluation.schema import read_report
 from robustjax.training import write_json
 
 _FOLDERS = {"linf": "Linf", "l2": "L2"}
@@ -30,6 +27,11 @@ _TOLD = (
 )
 _GAPS = ("dataset", "norm", "eps")
 """What may be told where the report does not say it."""
+_READ = {
+    "additional_data": ("true or false", lambda t: dict(true=True, false=False)[t]),
+    "number_forward_passes": ("a whole number", int),
+    "eps": ("a number or a fraction such as 8/255", lambda t: float(Fraction(t))),
+}
 
 
 def robustbench_entry(
@@ -68,13 +70,7 @@ def robustbench_entry(
       >>> [entry[name] for name in ("dataset", "eps", "clean_acc", "autoattack_acc")]
       ['cifar10', '8/255', '84.00', '50.00']
     """
-    about = dict(about or {})
-    unknown = sorted(set(about) - {*_TOLD, *_GAPS})
-    if unknown:
-        raise InputError(
-            f"`about` has {unknown[0]!r}, which is measured or no field of an entry: "
-            f"give {', '.join((*_TOLD, *_GAPS))}."
-        )
+    about = _told(about or {})
     if content.get("draws", 1) > 1:
         raise InputError(
             "RobustBench takes classifiers with one answer only, and the report is of "
@@ -141,11 +137,9 @@ def export_robustbench(
       >>> export_robustbench("runs/nothing")
       Traceback (most recent call last):
       ...
-      robustjax._checks.InputError: `report` got runs/nothing, which is no directory.
+      robustjax._checks.InputError: There is no directory runs/nothing: ...
     """
     given = Path(report)
-    if not given.is_dir():
-        raise InputError(f"`report` got {given}, which is no directory.")
     found = report_directories(given)
     if "" not in found:
         raise InputError(
@@ -153,9 +147,9 @@ def export_robustbench(
             f"name one of them, e.g. {next(iter(found.values()))}."
         )
     place = found[""]
-    content = read_content(place, given)
+    content = read_report(place)
     entry = robustbench_entry(content, about)
-    norm = _FOLDERS[_threat(content, about or {})["name"]]
+    norm = _FOLDERS[_threat(content, _told(about or {}))["name"]]
     root = place if directory is None else Path(directory)
     name = _file_name(content, place)
     path = root / "model_info" / entry["dataset"] / norm / f"{name}.json"
@@ -163,16 +157,37 @@ def export_robustbench(
     return path
 
 
+def _told(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told, with numbers and truth values that came as text."""
+    unknown = sorted(set(about) - {*_TOLD, *_GAPS})
+    if unknown:
+        raise InputError(
+            f"`about` has {unknown[0]!r}, which is measured or no field of an entry: "
+            f"give {', '.join((*_TOLD, *_GAPS))}."
+        )
+    found = dict(about)
+    for field, (meant, read) in _READ.items():
+        if isinstance(found.get(field), str):
+            try:
+                found[field] = read(found[field])
+            except (KeyError, ValueError, ZeroDivisionError) as error:
+                raise InputError(
+                    f"`about` {field} must be {meant}, got {found[field]!r}."
+                ) from error
+    return found
+
+
 def _threat(content: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    threat = threat_of(dict(content)) or {}
+    threat = dict(content.get("threat") or {})
     for field, key in (("norm", "name"), ("eps", "eps")):
         told = about.get(field)
-        if told is not None and threat.get(key) not in (None, told):
+        known = threat.get(key)
+        if told is not None and known is not None and not _equal(told, known):
             raise InputError(
                 f"`{field}` {told!r} contradicts the report, which was made at "
                 f"{threat[key]!r}: leave it out."
             )
-        if told is not None:
+        if told is not None and known is None:
             threat[key] = told
         if threat.get(key) is None:
             raise InputError(f"The report names no threat model: give `{field}`.")
@@ -189,6 +204,12 @@ def _threat(content: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, A
     return threat
 
 
+def _equal(told: Any, known: Any) -> bool:
+    if isinstance(known, float):
+        return math.isclose(float(told), known, rel_tol=1e-6)
+    return told == known
+
+
 def _autoattack(
     content: Mapping[str, Any], threat: Mapping[str, Any]
 ) -> Mapping[str, Any]:
@@ -201,7 +222,7 @@ def _autoattack(
             float(used.get("eps", -1)), float(threat["eps"]), rel_tol=1e-6
         )
         whole = parameters.get("name") == "autoattack"
-        if whole and own and same and not row["name"].endswith("(not counted)"):
+        if whole and own and same and row.get("counts", True):
             return row
     raise InputError(
         f"The report has no AutoAttack at {threat['name']} eps {threat['eps']:g}, "
@@ -242,11 +263,11 @@ def _architecture(content: Mapping[str, Any]) -> str | None:
 
 
 def _unreliable(content: Mapping[str, Any], attack: str) -> bool | None:
+    verdict = content.get("verdict") or {}
     warned = any(w.startswith(f"{attack}:") for w in content.get("warnings") or ())
-    indicators = content.get("indicators")
-    if warned or any(one.get("flagged") for one in indicators or ()):
+    if warned or verdict.get("flags"):
         return True
-    return False if indicators else None
+    return False if verdict.get("measured") else None
 
 
 def _file_name(content: Mapping[str, Any], place: Path) -> str:

@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from robustjax.evaluation import AttackResult, Robustness, save_outcomes, summarise
+from robustjax.evaluation._verdict import verdict_of
 
 THREAT = {"name": "linf", "eps": 0.1}
 N = 120
@@ -53,6 +54,11 @@ def shuffled(outcome, seed=0):
     )
 
 
+def indicator(name, flagged):
+    about = dict(value=0.5, threshold=0.1, detail="", meaning="", source="ours")
+    return dict(name=name, flagged=flagged, **about)
+
+
 def write(directory, outcome, **context):
     """report.json and outcomes.npz; returns what is in the former."""
     content = dict(
@@ -69,7 +75,14 @@ def write(directory, outcome, **context):
         config={"seed": 0, "model": {"name": "small_cnn"}, "data": {"name": "digits"}},
         **summarise(outcome),
     )
-    content |= context
+    content |= dict(waterfall=[], paths=[], confusion=None, pictures=[])
+    content |= dict(indicators=None) | context
+    content["verdict"] = verdict_of(
+        content,
+        threat=content["threat"],
+        indicators=content["indicators"],
+        adaptive=(),
+    )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "report.json").write_text(json.dumps(content))
     save_outcomes(directory, outcome)

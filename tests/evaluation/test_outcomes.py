@@ -85,10 +85,15 @@ def test_no_attack_is_fine(result, tmp_path):
     np.testing.assert_array_equal(found.worst_case, found.clean)
 
 
-def test_a_name_for_two_attacks_is_refused(result, tmp_path):
-    twice = dataclasses.replace(result, attacks=(result.attacks[0],) * 2)
-    with pytest.raises(InputError, match="2 attacks named 'PGD-40'"):
-        save_outcomes(tmp_path, twice)
+def test_attacks_of_one_name_are_numbered(result, tmp_path):
+    first, second, third = result.attacks
+    twice = dataclasses.replace(second, name=first.name)
+    again = dataclasses.replace(third, name=first.name)
+    save_outcomes(tmp_path, dataclasses.replace(result, attacks=(first, twice, again)))
+    found = load_outcomes(tmp_path)
+    assert list(found.attacks) == ["PGD-40", "PGD-40 (2)", "PGD-40 (3)"]
+    assert found.counted == ("PGD-40", "PGD-40 (2)")
+    np.testing.assert_array_equal(found.attacks["PGD-40 (2)"], second.correct)
 
 
 def test_a_missing_file_says_what_to_do(tmp_path):

@@ -56,6 +56,16 @@ def test_what_is_told_fills_the_gaps(content):
     assert {name: entry[name] for name in about} == about
 
 
+def test_what_is_told_on_a_command_line_is_text(content):
+    about = dict(additional_data="false", number_forward_passes="2", eps="8/255")
+    entry = robustbench_entry(content, about)
+    assert entry["additional_data"] is False
+    assert entry["number_forward_passes"] == 2
+    for field, text in dict(additional_data="no", eps="8/0", eps_="1").items():
+        with pytest.raises(InputError, match="`about`"):
+            robustbench_entry(content, {field: text})
+
+
 def test_a_lower_worst_case_is_external(tmp_path):
     outcome = judged()
     lower = reports.attack("adaptive", outcome.attacks[1].correct.copy())
@@ -77,9 +87,9 @@ def test_a_part_of_the_images_is_told(content):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (dict(indicators=[dict(name="noise", flagged=False)]), False),
-        (dict(indicators=[dict(name="noise", flagged=True)]), True),
-        (dict(indicators=[]), None),
+        (dict(verdict=dict(flags=[], measured=3)), False),
+        (dict(verdict=dict(flags=["noise"], measured=3)), True),
+        (dict(verdict=dict(flags=[], measured=0)), None),
         (dict(warnings=["AutoAttack: Square broke what APGD did not."]), True),
         (dict(warnings=["PGD-40: doubtful."]), None),
     ],
@@ -119,9 +129,7 @@ def test_the_file_lies_where_robustbench_has_it(content, tmp_path):
 
 
 def test_what_the_report_lacks_may_be_told(content):
-    rows = [dict(row) for row in content["rows"]]
-    bare = {**content, "data": None, "threat": None, "rows": rows}
-    rows[1]["parameters"] = {"name": "pgd", "threat": L2}  # none that all rows share
+    bare = {**content, "data": None, "threat": None}
     with pytest.raises(InputError, match="give `norm`"):
         robustbench_entry(bare)
     with pytest.raises(InputError, match="give `dataset`"):
@@ -148,11 +156,11 @@ def without(content):
     return {**content, "rows": rows}
 
 
-def changed(content, name="AutoAttack", **parameters):
+def changed(content, counts=True, **parameters):
     rows = [dict(row) for row in content["rows"]]
     for row in rows:
         if row["name"] == "AutoAttack":
-            row["name"] = name
+            row["counts"] = counts
             row["parameters"] = row["parameters"] | parameters
     return {**content, "rows": rows}
 
@@ -161,11 +169,12 @@ def changed(content, name="AutoAttack", **parameters):
     ("damage", "about", "match"),
     [
         (without, {}, "no AutoAttack at linf eps 0.0313.*--suite=standard"),
-        (lambda c: changed(c, name="autoattack_plus"), dict(x=1), "`about` has 'x'"),
+        (lambda c: c, dict(x=1), "`about` has 'x'"),
         (lambda c: changed(c, view={"transform": None}), {}, "no AutoAttack"),
         (lambda c: changed(c, source="runs/other"), {}, "no AutoAttack"),
         (lambda c: changed(c, threat=L2), {}, "no AutoAttack"),
-        (lambda c: changed(c, "AutoAttack (not counted)"), {}, "no AutoAttack"),
+        (lambda c: changed(c, counts=False), {}, "no AutoAttack"),
+        (lambda c: changed(c, name="autoattack_plus"), {}, "no AutoAttack"),
         (l1, {}, "linf and l2"),
         (lambda c: {**c, "draws": 30}, {}, "random one"),
         (lambda c: c, dict(eps=0.5), "`eps` 0.5 contradicts"),
@@ -183,6 +192,15 @@ def test_what_makes_no_entry_is_one_line(content, damage, about, match):
     with pytest.raises(InputError, match=match) as caught:
         robustbench_entry(damage(content), about)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_no_report_says_the_command_to_type(tmp_path):
+    with pytest.raises(InputError, match="There is no directory"):
+        export_robustbench(tmp_path / "typo")
+    (tmp_path / "run").mkdir()
+    for given in (tmp_path / "run", tmp_path / "run" / "report"):
+        with pytest.raises(InputError, match=r"eval\.py --workdir=\S+/run --suite"):
+            export_robustbench(given)
 
 
 def test_several_seeds_make_no_entry(tmp_path):

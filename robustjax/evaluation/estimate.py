@@ -1,0 +1,200 @@
+"""What an evaluation will cost, before it starts.
+
+An attack's passes are counted in its program, traced on a linear classifier that costs
+nothing; a pass of the real one is timed once.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
+
+from robustjax.attacks import StagedAttack
+from robustjax.data import Dataset, as_float
+from robustjax.evaluation.results import NamedAttack
+from robustjax.types import Attack, LogitsFn, as_pytree
+
+_BACKWARD = 2.0  # passes forward that a pass backward costs
+_COMPILATIONS = 4.0  # an attack compiles as long as this many forward passes
+
+
+class Passes(NamedTuple):
+    """How often an attack asks the classifier, per image.
+
+    Attributes:
+      forward: Forward passes; loops that may stop early are counted to their limit.
+      backward: Backward passes.
+    """
+
+    forward: float
+    backward: float
+
+    @property
+    def cost(self) -> float:
+        """In forward passes."""
+        return self.forward + _BACKWARD * self.backward
+
+
+def count_passes(attack: Attack, shape: Sequence[int], num_classes: int) -> Passes:
+    """The passes of an attack on one image, from its program: nothing is run.
+
+    A staged attack is counted as if no stage broke an image.
+
+    Args:
+      attack: Any attack.
+      shape: [H, W, C].
+      num_classes: K.
+
+    Example:
+      >>> from robustjax import attacks, threats
+      >>> pgd = attacks.pgd(threats.linf(0.1), step_size=0.02, num_steps=20)
+      >>> count_passes(attacks.restarts(pgd, 5, at_once=1), (8, 8, 1), 10)
+      Passes(forward=105.0, backward=100.0)
+    """
+    if isinstance(attack, StagedAttack):
+        found = [
+            (stage.rounds, count_passes(stage.attack(jnp.int32(0)), shape, num_classes))
+            for stage in attack.stages(num_classes)
+        ]
+        return Passes(*(sum(n * p[i] for n, p in found) for i in range(2)))
+    weights = jax.ShapeDtypeStruct((math.prod(shape), num_classes), jnp.float32)
+
+    def run(weights, x, y):
+        linear = lambda z: z.reshape(z.shape[0], -1) @ weights
+        return attack(jax.random.key(0), linear, x, y)
+
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    y = jax.ShapeDtypeStruct((1,), jnp.int32)
+    jaxpr = jax.make_jaxpr(run)(weights, x, y).jaxpr
+    forward = backward = 0.0
+    for eqn, times in _products(jaxpr, 1.0):
+        shapes = [v.aval.shape for v in eqn.invars]
+        if weights.shape not in shapes:
+            continue
+        other = shapes[1 - shapes.index(weights.shape)]
+        contracted = eqn.params["dimension_numbers"][0][shapes.index(weights.shape)]
+        size = weights.shape[contracted[0]]
+        rows = times * math.prod(other) / size
+        forward += rows * (contracted[0] == 0)
+        backward += rows * (contracted[0] == 1)
+    return Passes(forward, backward)
+
+
+def _products(jaxpr: Any, times: float) -> Iterator[tuple[Any, float]]:
+    """Every matrix product of a program, and how often it is made."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield eqn, times
+        inside = list(jax.core.jaxprs_in_params(eqn.params))
+        times_inside = times
+        if eqn.primitive.name == "scan":
+            times_inside = times * eqn.params["length"]
+        if eqn.primitive.name == "while":
+            times_inside = times * _limit(eqn.params["cond_jaxpr"].jaxpr)
+        if eqn.primitive.name == "cond":
+            inside = [max(inside, key=lambda one: _size(one))]
+        for one in inside:
+            yield from _products(one, times_inside)
+
+
+def _limit(condition: Any) -> float:
+    """The number that a loop's counter is compared with, as in `i < 100`; else 1."""
+    found = [1.0]
+    for eqn in condition.eqns:
+        limits = [v.val for v in eqn.invars if isinstance(v, Literal)]
+        if eqn.primitive.name == "lt" and limits and np.ndim(limits[0]) == 0:
+            found.append(float(limits[0]))
+    return max(found)
+
+
+def _size(jaxpr: Any) -> float:
+    return sum(times for _, times in _products(jaxpr, 1.0))
+
+
+def _counted(attack: Attack, shape: Sequence[int], num_classes: int) -> Passes:
+    """NaN for attacks that a linear classifier does not serve."""
+    try:
+        return count_passes(attack, shape, num_classes)
+    except Exception:  # an estimate is not worth an evaluation
+        return Passes(math.nan, math.nan)
+
+
+class Estimate(NamedTuple):
+    """Seconds that an evaluation takes.
+
+    Attributes:
+      seconds: By attack, compilation included; NaN where it cannot be said.
+      at_most: Whether it is less where stages before break images, by attack.
+      passes: By attack.
+      total: Of all.
+    """
+
+    seconds: tuple[float, ...]
+    at_most: tuple[bool, ...]
+    passes: tuple[Passes, ...]
+    total: float
+
+
+def estimate(
+    logits_fn: LogitsFn,
+    dataset: Dataset,
+    attacks: Sequence[NamedAttack],
+    *,
+    batch_size: int = 512,
+    num_examples: int | None = None,
+) -> Estimate:
+    """How long `evaluate` will take, from one timed forward pass.
+
+    Args:
+      logits_fn: The classifier.
+      dataset: What it is judged on.
+      attacks: By which attacks.
+      batch_size: Images at a time.
+      num_examples: Only the first that many; None for all.
+
+    Example:
+      >>> from robustjax import attacks, threats
+      >>> data = Dataset(np.zeros((4, 2, 1, 1), np.float32), np.zeros(4, np.int32),
+      ...     np.arange(4), ("a", "b"))
+      >>> fgsm = NamedAttack("fgsm", attacks.fgsm(threats.linf(0.1)))
+      >>> found = estimate(lambda x: x.reshape(-1, 2), data, [fgsm])
+      >>> found.passes, found.total > 0
+      ((Passes(forward=1.0, backward=1.0),), True)
+    """
+    predict = as_pytree(logits_fn)
+    total = len(dataset) if num_examples is None else num_examples
+    rows = min(batch_size, total)
+    x = as_float(jnp.asarray(dataset.images[:rows]))
+    forward = jax.jit(lambda predict, x: predict(x))
+    compiling, *seconds = (_seconds(forward, predict, x) for _ in range(4))
+    per_image = float(np.median(seconds)) / rows
+    flops = _flops(predict, x)
+    spent, found = [], []
+    for named in attacks:
+        passes = _counted(named.attack, x.shape[1:], dataset.num_classes)
+        source = predict if named.source is None else as_pytree(named.source)
+        price = _flops(source, x) / flops if named.source is not None else 1.0
+        cost = named.repeats * (passes.cost * price + 1 + len(named.judges))
+        spent.append(cost * per_image * total + _COMPILATIONS * compiling)
+        found.append(passes)
+    at_most = tuple(isinstance(named.attack, StagedAttack) for named in attacks)
+    whole = float(np.nansum(spent)) + per_image * total
+    return Estimate(tuple(spent), at_most, tuple(found), whole)
+
+
+def _seconds(fun: Any, *given: Any) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(fun(*given))
+    return time.perf_counter() - start
+
+
+def _flops(predict: LogitsFn, x: jax.Array) -> float:
+    """Of a forward pass, as XLA counts them before it compiles; at least 1."""
+    costs: Any = jax.jit(lambda predict, x: predict(x)).lower(predict, x)
+    found = costs.cost_analysis() or {}
+    return max(float(found.get("flops", 0.0)), 1.0)

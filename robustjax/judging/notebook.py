@@ -1,0 +1,240 @@
+"""Judges any classifier where one is: in a notebook, with a report in its cell."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from robustjax import _checks, build, data, evaluation
+from robustjax import _provenance as provenance
+from robustjax.evaluation import NamedAttack, Robustness
+from robustjax.judging.evidence import Subject, Wanted, gathered
+from robustjax.judging.progress import Bar, in_words
+from robustjax.types import Array, Key, LogitsFn, Threat
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What an evaluation found, and how it reads.
+
+    Attributes:
+      summary: From `evaluation.summarise`.
+      given: Keywords of `evaluation.write_report`.
+      content: What report.json holds.
+      html: For the cell of a notebook.
+    """
+
+    summary: Mapping[str, Any]
+    given: Mapping[str, Any]
+    content: Mapping[str, Any]
+    html: str
+
+    @property
+    def result(self) -> Robustness:
+        """Every image under every attack."""
+        return self.given["result"]
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Accuracy without an attack."""
+        return float(self.result.clean_correct.mean())
+
+    @property
+    def robust_accuracy(self) -> float:
+        """The worst case over all attacks, per image."""
+        return float(self.result.worst_case_correct.mean())
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Names of the failure indicators that were raised."""
+        found = self.given.get("indicators") or ()
+        return tuple(one.name for one in found if one.flagged)
+
+    def save(self, directory: str | Path) -> None:
+        """Writes report.json, report.md, report.html and the pictures.
+
+        Raises:
+          InputError: the directory cannot be written.
+        """
+        evaluation.write_report(Path(directory), self.summary, **self.given)
+
+    def __str__(self) -> str:
+        """The verdict and the table."""
+        sentence = self.content["verdict"]["sentence"]
+        return f"{sentence}\n\n{evaluation.table(self.summary)}"
+
+    def __repr__(self) -> str:
+        """One line."""
+        flags = ", ".join(self.flags) or "none"
+        return (
+            f"Report(clean={self.clean_accuracy:.4f}, "
+            f"robust={self.robust_accuracy:.4f}, n={len(self.result.labels)}, "
+            f"flags: {flags})"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def evaluate(
+    logits_fn: LogitsFn,
+    x: Array | np.ndarray,
+    y: Array | np.ndarray,
+    *,
+    threat: Threat,
+    suite: str | Sequence[NamedAttack] = "quick",
+    key: Key | None = None,
+    step_size: float | None = None,
+    num_steps: int = 40,
+    num_restarts: int = 5,
+    batch_size: int = 512,
+    class_names: Sequence[str] | None = None,
+    source: LogitsFn | None = None,
+    surrogates: Mapping[str, LogitsFn] | None = None,
+    features_fn: Any = None,
+    wanted: Wanted | None = None,
+    progress: bool = False,
+) -> Report:
+    """Judges a classifier as `eval.py` does, and returns the report.
+
+    Args:
+      logits_fn: Images [B, H, W, C] to logits [B, K], or to draws [S, B, K] of a random
+        classifier; `models.logits_fn(...)` of linen and nnx modules.
+      x: Images [N, H, W, C], float in [0, 1] or uint8.
+      y: Labels [N].
+      threat: What attacks are held to, such as `threats.linf(8 / 255)`.
+      suite: "quick", "standard", "full", the path of a .py file, or attacks.
+      key: A typed key; `jax.random.key(0)` if None.
+      step_size: Of PGD; a quarter of the radius if None.
+      num_steps: Of the suite `quick`.
+      num_restarts: Of the suite `quick`.
+      batch_size: Images at a time.
+      class_names: Of the K classes.
+      source: What attacks climb in place of `logits_fn`: the same classifier with
+        another gradient (BPDA), or averaged over draws (`attacks.expectation`).
+      surrogates: Other classifiers of these classes, by name: PGD on each of them is
+        transferred.
+      features_fn: All of the classifier but its last layer, for the binarization test.
+      wanted: What else to look at: failure indicators and pictures, if None.
+      progress: Whether to print an estimate of the time and a bar.
+
+    Raises:
+      InputError: an argument is out of range, or does not fit.
+
+    Example:
+      >>> from robustjax import threats
+      >>> x = np.linspace(0, 1, 64, dtype=np.float32).reshape(-1, 1, 1, 1)
+      >>> y = (x > 0.5).astype(np.int32).ravel()
+      >>> def logits_fn(x):
+      ...     return 9 * jax.numpy.concatenate([0.5 - x, x - 0.5], -1)[:, 0, 0]
+      >>> wanted = Wanted(indicators=False, pictures=False)
+      >>> options = dict(num_steps=2, wanted=wanted)
+      >>> evaluate(logits_fn, x, y, threat=threats.linf(0.1), **options)
+      Report(clean=1.0000, robust=0.8125, n=64, flags: none)
+    """
+    key = jax.random.key(0) if key is None else key
+    _checks.keys(key)
+    dataset = _dataset(logits_fn, x, y, class_names)
+    step = float(threat.eps) / 4 if step_size is None else step_size
+    block = dict(
+        threat=dict(name=threat.name, eps=float(threat.eps), bounds=threat.bounds),
+        step_size=step,
+        num_steps=num_steps,
+        num_restarts=num_restarts,
+    )
+    built = build.build_suite(suite, block) if isinstance(suite, str) else suite
+    named = list(built)
+    if source is not None:
+        named = [
+            one if one.source is not None else dataclasses.replace(one, source=source)
+            for one in named
+        ]
+    for name, surrogate in (surrogates or {}).items():
+        named.append(_transferred(name, surrogate, block))
+    if not named:
+        raise _checks.InputError("`suite` must hold at least one attack, got none.")
+    bar, advance = None, {}
+    if progress:
+        expected = evaluation.estimate(logits_fn, dataset, named, batch_size=batch_size)
+        print(in_words(expected, named))
+        bar = Bar(expected, named, shown=True)
+        advance = dict(advance=bar.advance, log=bar.write)
+    options: dict[str, Any] = dict(key=key, batch_size=batch_size)
+    try:
+        result = evaluation.evaluate(logits_fn, dataset, named, **options, **advance)
+    finally:
+        if bar is not None:
+            bar.close()
+    subject = Subject(
+        logits_fn=logits_fn,
+        source=source,
+        dataset=dataset,
+        threat=threat,
+        step_size=step,
+        num_steps=num_steps,
+        key=key,
+        batch_size=batch_size,
+        surrogates=tuple((surrogates or {}).values()),
+        features_fn=features_fn,
+    )
+    given = gathered(wanted or Wanted(), subject, result)
+    given["context"] = dict(
+        data=f"{len(dataset)} images given",
+        suite=suite if isinstance(suite, str) else "given",
+        key=str(jax.random.key_data(key).tolist()),
+        threat=block["threat"],
+        device=provenance.device(),
+        precision=provenance.precision(),
+        commit=provenance.commit(),
+        versions=provenance.versions(),
+    )
+    summary = evaluation.summarise(result)
+    content, pictures = evaluation.compose(summary, **given)
+    html = evaluation.report_html(content, pictures, fragment=True)
+    return Report(summary, given, content, html)
+
+
+def _dataset(
+    logits_fn: LogitsFn, x: Any, y: Any, class_names: Sequence[str] | None
+) -> data.Dataset:
+    images, labels = np.asarray(x), np.asarray(y)
+    _checks.same_batch(x=images, y=labels)  # pyright: ignore[reportArgumentType]
+    if images.ndim != 4 or not len(images):
+        raise _checks.InputError(
+            f"`x` must be images [N, H, W, C], got shape {images.shape}."
+        )
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise _checks.InputError(
+            f"`y` must be integer labels [N], got {labels.dtype} {labels.shape}."
+        )
+    if images.dtype != np.uint8:
+        images = images.astype(np.float32)
+        low, high = float(np.nanmin(images)), float(np.nanmax(images))
+        if low < 0 or high > 1:
+            raise _checks.InputError(
+                f"`x` must lie in [0, 1], got [{low:g}, {high:g}]: divide by 255, and "
+                "let the model normalise."
+            )
+    shape = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32)
+    num_classes = jax.eval_shape(logits_fn, shape).shape[-1]
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise _checks.InputError(
+            f"`y` must lie in [0, {num_classes}), as the logits do, got "
+            f"{labels.min()} to {labels.max()}."
+        )
+    names = tuple(map(str, range(num_classes) if class_names is None else class_names))
+    if len(names) != num_classes:
+        raise _checks.InputError(
+            f"`class_names` must name the {num_classes} classes, got {len(names)}."
+        )
+    index = np.arange(len(images))
+    return data.Dataset(images, labels.astype(np.int32), index, names)
+
+
+def _transferred(name: str, surrogate: LogitsFn, block: dict[str, Any]) -> NamedAttack:
+    pgd: dict[str, Any] = dict(name="pgd", threat=block["threat"], num_steps=50)
+    pgd |= dict(step_size=block["step_size"], label=f"PGD-50 on {name}", access="black")
+    return dataclasses.replace(build.build_attack(pgd), source=surrogate)

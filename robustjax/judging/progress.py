@@ -1,0 +1,76 @@
+"""What an evaluation will take, and how far it is."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from robustjax.evaluation import Estimate, NamedAttack
+
+
+def in_words(found: Estimate, attacks: Sequence[NamedAttack]) -> str:
+    """An estimate as a line.
+
+    Example:
+      >>> from robustjax.evaluation import Passes
+      >>> named = [NamedAttack("a", print), NamedAttack("b", print)]
+      >>> one = Passes(1.0, 1.0)
+      >>> in_words(Estimate((30.0, 600.0), (False, True), (one, one), 632.0), named)
+      'About 11 min at most: a 30 s, b 10 min.'
+    """
+    parts = [
+        f"{named.name} {_duration(seconds)}"
+        for named, seconds in zip(attacks, found.seconds, strict=True)
+    ]
+    most = " at most" if any(found.at_most) else ""
+    return f"About {_duration(found.total)}{most}: {', '.join(parts)}."
+
+
+class Bar:
+    """A progress bar over the seconds that were estimated.
+
+    Args:
+      found: The estimate.
+      attacks: What it is of.
+      shown: False prints nothing.
+    """
+
+    def __init__(self, found: Estimate, attacks: Sequence[NamedAttack], shown: bool):
+        known = [0.0 if math.isnan(s) else s for s in found.seconds]
+        self._weights = [*known, max(found.total - sum(known), 0.0)]
+        self._names = [*(named.name for named in attacks), "clean"]
+        self._bar: Any = tqdm(
+            total=100.0,
+            unit="%",
+            disable=not shown,
+            bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+        )
+
+    def advance(self, position: int, share: float) -> None:
+        """Takes in that a share of an attack, or of the clean pass (-1), is done."""
+        self._bar.set_description(self._names[position], refresh=False)  # adds ": "
+        whole = sum(self._weights) or 1.0
+        self._bar.update(min(100 * share * self._weights[position] / whole, self._left))
+
+    @property
+    def _left(self) -> float:
+        return max(100.0 - self._bar.n, 0.0)
+
+    def write(self, line: str) -> None:
+        """A line above the bar."""
+        self._bar.write(line)
+
+    def close(self) -> None:
+        """Leaves it as it stands."""
+        self._bar.close()
+
+
+def _duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "of unknown length"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,177 @@
+"""Judges what train.py left in a working directory."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from robustjax import _provenance as provenance
+from robustjax import build, evaluation, training
+from robustjax.judging.evidence import Subject, Wanted, gathered, surfaces
+from robustjax.judging.progress import Bar, in_words
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a run is judged; None is what its config says.
+
+    Attributes:
+      suite: A name, or the path of a .py file.
+      checkpoint: "best", "last", or a step.
+      network: Which of the run's classifiers.
+      num_examples: Only the first that many; None for all.
+      attack: Overrides of `config.evaluation`, see `build.evaluation_with`.
+      save_adversarial: Whether the images of each attack are kept.
+      curve: Radii of a robustness curve, ascending, as given.
+      steps: Numbers of steps of a curve, as given.
+      surfaces: The loss around that many images.
+      data_dir: Where the data are, if they moved.
+      seed: Of the attacks.
+      head: Another head.
+      transform: Another transform, or "none".
+      changes: "block.name=value" of the config.
+      wanted: What else is looked at.
+    """
+
+    suite: str = "quick"
+    checkpoint: str = "best"
+    network: str = "model"
+    num_examples: int | None = None
+    attack: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    save_adversarial: bool = False
+    curve: Sequence[str] | None = None
+    steps: Sequence[str] | None = None
+    surfaces: int = 0
+    data_dir: str | None = None
+    seed: int = 0
+    head: str | None = None
+    transform: str | None = None
+    changes: Sequence[str] = ()
+    wanted: Wanted = dataclasses.field(default_factory=Wanted)
+
+
+class Judged(NamedTuple):
+    """What came out.
+
+    Attributes:
+      accuracies: By row of the table.
+      inconsistent: Where attackers who know less did more, one line each.
+    """
+
+    accuracies: dict[str, float]
+    inconsistent: list[str]
+
+
+def judge(workdir: Path, report: Path, options: Options) -> Judged:
+    """Evaluates one run and writes its report.
+
+    Prints an estimate of the time, a progress bar, and the table. A killed call goes on
+    at the last block of images that it finished.
+
+    Args:
+      workdir: Of a run of train.py.
+      report: Where to write.
+      options: What to run.
+
+    Raises:
+      InputError: there is no such run, or something does not fit.
+    """
+    config: Any = build.read_config(workdir)
+    build.override(config, options.head, options.transform, options.changes)
+    if options.data_dir is not None:
+        config.data.data_dir = options.data_dir
+    block = build.evaluation_with(config.evaluation, **options.attack)
+    radii = None if options.curve is None else build.as_radii(options.curve)
+    steps = None if options.steps is None else build.as_steps(options.steps)
+    attack_at = None if radii is None else build.curve_attack(block)
+    mesh = training.data_mesh()
+    build.check_suite(options.suite)
+    restored = build.restore(
+        workdir,
+        mesh,
+        config=config,
+        checkpoint=options.checkpoint,
+        network=options.network,
+    )
+    run, step, classifier, _ = restored
+    another = build.another_run(mesh, restored)
+    attacks = build.build_suite(options.suite, block, another, classifier)
+    chosen: dict[str, Any] = dict(
+        key=jax.random.key(options.seed),
+        batch_size=block["batch_size"],
+        num_examples=options.num_examples,
+        mesh=mesh,
+    )
+    test, predict = run.splits.test, classifier.logits_fn
+    model_of = lambda source: build.restore(Path(source), mesh).classifier.model_fn
+    total = options.num_examples or len(test)
+    areas = build.key_areas(block, test, total, classifier, model_of)
+    keep = options.save_adversarial or areas is not None
+    keep |= build.looks_at_images(classifier)
+    first = jax.process_index() == 0
+    sizes = dict(batch_size=block["batch_size"], num_examples=options.num_examples)
+    expected = evaluation.estimate(predict, test, attacks, **sizes)
+    if first:
+        print(in_words(expected, attacks))
+    bar = Bar(expected, attacks, shown=first)
+    unfinished = report.with_name(f"{report.name}.unfinished")
+    kept = dict(state_dir=unfinished, keep_state=True, keep_adversarial=keep)
+    kept |= dict(log=bar.write, advance=bar.advance)
+    try:
+        result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
+    finally:
+        bar.close()
+    sizes = dict(batch_size=block["batch_size"], mesh=mesh)
+    more = build.diagnostics(classifier, result, test, **sizes)
+    if areas is not None:
+        more["attention"] = build.attention(classifier, result, test, areas)
+    if steps is not None:
+        more["steps"] = build.step_curves(classifier, test, block, steps, **chosen)
+    if radii is not None and attack_at is not None:
+        given = chosen | dict(source=classifier.source)
+        correct = evaluation.robustness_curve(predict, test, attack_at, radii, **given)
+        more["curve"] = build.as_curve(block, radii, correct, result.labels)
+    subject = Subject(
+        logits_fn=predict,
+        source=classifier.source,
+        dataset=test,
+        threat=build.build_threat(block["threat"]),
+        step_size=block["step_size"],
+        num_steps=block["num_steps"],
+        **chosen,
+    )
+    if options.surfaces:
+        more["surfaces"] = surfaces(subject, options.surfaces)
+    more["training"] = evaluation.training_history(workdir, step)
+    more = gathered(options.wanted, subject, result) | more
+    summary = evaluation.summarise(result)
+    if first:
+        context = dict(
+            workdir=str(workdir),
+            checkpoint=step,
+            data=repr(test),
+            suite=options.suite,
+            seed=options.seed,
+            threat=dict(block["threat"]),
+            device=provenance.device(),
+            precision=provenance.precision(),
+            commit=provenance.commit(),
+            versions=provenance.versions(),
+            config=build.resolved(config),
+        )
+        evaluation.write_report(report, summary, context=context, **more)
+        if options.save_adversarial:
+            evaluation.save_adversarial(report / "adversarial", result)
+        evaluation.forget(unfinished)
+        table = evaluation.table(summary)
+        print(f"\n{workdir}, checkpoint of step {step}\n\n{table}\n")
+        for line in summary["warnings"]:
+            print(f"Warning: {line}")
+        for flag in more.get("indicators") or ():
+            if flag.flagged:
+                print(f"Flag {flag.name}: {flag.detail} {flag.meaning}")
+        print(f"Report: {report / 'report.html'}, report.md, report.json")
+    accuracies = {row["name"]: row["accuracy"] for row in summary["rows"]}
+    return Judged(accuracies, summary["inconsistent"])

@@ -1,0 +1,104 @@
+"""Passes are counted as they are made; an estimate is of the right size."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robustjax import attacks, evaluation, threats
+from robustjax.data import Dataset
+from robustjax.evaluation import NamedAttack
+
+LINF = threats.linf(0.1)
+PGD = attacks.pgd(LINF, step_size=0.02, num_steps=7)
+SHAPE = (4, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("attack", "forward", "backward"),
+    [
+        (attacks.fgsm(LINF), 1, 1),
+        (PGD, 7, 7),
+        (attacks.restarts(PGD, 3), 3 * 8, 3 * 7),
+        (attacks.restarts(PGD, 3, at_once=1), 3 * 8, 3 * 7),
+        (attacks.worst_case([PGD, attacks.fgsm(LINF)]), 7 + 1 + 3, 7 + 1),
+        (attacks.uniform_noise(LINF), 0, 0),
+    ],
+    ids=["fgsm", "pgd", "at once", "in turn", "worst case", "noise"],
+)
+def test_passes_are_those_of_the_formula(attack, forward, backward):
+    found = evaluation.count_passes(attack, SHAPE, 5)
+    assert found == (forward, backward)
+
+
+@pytest.mark.parametrize(
+    "attack", [attacks.apgd(LINF, num_steps=9), attacks.mi_fgsm(LINF, num_steps=4)]
+)
+def test_passes_are_those_that_are_made(attack):
+    made = []
+
+    @jax.custom_vjp
+    def counted(x):
+        jax.debug.callback(lambda: made.append("forward"))
+        return x
+
+    def forward(x):
+        jax.debug.callback(lambda: made.append("forward"))
+        return x, None
+
+    def backward(_, g):
+        jax.debug.callback(lambda: made.append("backward"))
+        return (g,)
+
+    counted.defvjp(forward, backward)
+    weights = jax.random.normal(jax.random.key(0), (24, 5))
+    model = lambda x: counted(x).reshape(len(x), -1) @ weights
+    x, y = jnp.full((1, *SHAPE), 0.5), jnp.zeros(1, jnp.int32)
+    jax.jit(attack, static_argnums=1)(jax.random.key(1), model, x, y)
+    jax.effects_barrier()
+    found = evaluation.count_passes(attack, SHAPE, 5)
+    assert found == (made.count("forward"), made.count("backward"))
+
+
+def test_autoattack_counts_every_round():
+    found = evaluation.count_passes(attacks.autoattack(LINF), (8, 8, 1), 10)
+    # 5,000 queries of Square, 100 steps of APGD and of 9 targets, twice.
+    assert 5000 + 100 + 2 * 900 <= found.forward <= 1.1 * 7316
+    assert 100 + 2 * 900 <= found.backward <= 1.1 * 1900
+
+
+def test_what_cannot_be_counted_is_not_the_end():
+    def odd(key, logits_fn, x, y):
+        raise ValueError(logits_fn)
+
+    data = Dataset(
+        np.zeros((4, *SHAPE), np.float32), np.zeros(4, np.int32), np.arange(4), ("a",)
+    )
+    model = lambda x: x.reshape(len(x), -1)
+    named = [NamedAttack("odd", odd), NamedAttack("pgd", PGD)]
+    found = evaluation.estimate(model, data, named)
+    assert np.isnan(found.seconds[0])
+    assert 0 < found.seconds[1] < found.total < 60
+
+
+@pytest.mark.slow
+def test_an_estimate_is_of_the_right_size():
+    rng = np.random.default_rng(0)
+    images = rng.random((256, 24, 24, 3), np.float32)
+    data = Dataset(images, np.zeros(256, np.int32), np.arange(256), tuple("abcdefgh"))
+    weights = jnp.asarray(rng.normal(size=(1728, 1024)), jnp.float32)
+    last = jnp.asarray(rng.normal(size=(1024, 8)), jnp.float32)
+
+    def mlp(weights, last, x):
+        return jnp.tanh(x.reshape(len(x), -1) @ weights) @ last
+
+    model = jax.tree_util.Partial(mlp, weights, last)
+    pgd = attacks.pgd(LINF, step_size=0.02, num_steps=200)
+    named = [NamedAttack("pgd", pgd)]
+    found = evaluation.estimate(model, data, named)
+    start = time.monotonic()
+    evaluation.evaluate(model, data, named, key=jax.random.key(0))
+    took = time.monotonic() - start
+    assert took / 4 < found.total < 4 * took

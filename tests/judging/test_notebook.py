@@ -1,0 +1,146 @@
+"""`rj.evaluate`: a classifier and images in, a report out."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import robustjax as rj
+from robustjax import InputError, attacks, threats
+from robustjax.evaluation import NamedAttack, read_report
+from robustjax.judging import Wanted
+
+LINF = threats.linf(0.1)
+RNG = np.random.default_rng(0)
+X = RNG.random((40, 3, 3, 1), np.float32)
+MARGIN = X.mean(axis=(1, 2, 3)) - 0.5
+Y = (MARGIN > 0).astype(np.int32)
+LITTLE = Wanted(indicators=False, pictures=False)
+QUICK = dict(threat=LINF, num_steps=10, num_restarts=2)
+
+
+def by_mean(x):
+    """Two classes by the mean pixel: the worst case is known to the last image."""
+    mean = x.mean(axis=(1, 2, 3))
+    return 9.0 * jnp.stack([0.5 - mean, mean - 0.5], axis=1)
+
+
+def rounded(x):
+    return by_mean(jnp.round(4 * x) / 4)
+
+
+def survivors():
+    """Who stays right when every pixel moves by 0.1 within the box."""
+    worst = np.where(Y[:, None, None, None] == 1, X - 0.1, X + 0.1).clip(0, 1)
+    mean = worst.mean(axis=(1, 2, 3))
+    return np.where(Y == 1, mean > 0.5, mean < 0.5)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return rj.evaluate(by_mean, X, Y, **QUICK, class_names=("dark", "light"))
+
+
+def test_the_worst_case_is_that_of_the_formula(whole):
+    assert (whole.result.worst_case_correct == survivors()).all()
+    assert whole.robust_accuracy == survivors().mean()
+    assert whole.clean_accuracy == 1
+    assert whole.flags == ()
+    assert f"{100 * survivors().mean():.2f}%" in str(whole)
+    assert "robust=" in repr(whole)
+
+
+def test_a_notebook_sees_the_report(whole):
+    html = whole._repr_html_()
+    assert f"{100 * survivors().mean():.2f}%" in html
+    assert "<html" not in html
+    assert "data:image/png;base64," in html
+    assert "http://" not in html
+
+
+def test_it_is_saved_whole(whole, tmp_path):
+    whole.save(tmp_path / "report")
+    there = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"report.json", "report.md", "report.html", "curve.png"} <= there
+    content = read_report(tmp_path / "report")
+    assert content == json.loads(json.dumps(whole.content))
+    assert len(content["indicators"]) > 15
+    assert content["threat"]["eps"] == 0.1
+    assert "dark" in (tmp_path / "report" / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def masked():
+    return rj.evaluate(rounded, X, Y, **QUICK)
+
+
+def test_a_broken_defense_is_flagged_and_falls_to_the_right_attack(masked):
+    assert masked.robust_accuracy > survivors().mean() + 0.1
+    assert {"gradient", "unbounded"} <= set(masked.flags)
+
+    def straight_through(x):
+        return by_mean(x + jax.lax.stop_gradient(jnp.round(4 * x) / 4 - x))
+
+    options = dict(QUICK, wanted=LITTLE, source=straight_through)
+    fixed = rj.evaluate(rounded, X, Y, **options)
+    assert fixed.robust_accuracy < masked.robust_accuracy - 0.1
+    assert fixed.flags == ()  # none was measured, as the report says
+    assert "not measured" in fixed.html
+
+
+def test_transfer_from_surrogates_is_another_access():
+    options = dict(QUICK, wanted=LITTLE, surrogates={"twin": by_mean})
+    report = rj.evaluate(rounded, X, Y, **options)
+    assert report.result.attacks[-1].name == "PGD-50 on twin"
+    assert report.summary["access"]["black"] < report.summary["access"]["white"]
+    assert report.summary["inconsistent"]
+
+
+def test_attacks_of_ones_own_and_bytes():
+    named = [NamedAttack("FGSM", attacks.fgsm(LINF), {"name": "fgsm"})]
+    images = np.uint8(255 * X)
+    labels = (images / np.float32(255)).mean(axis=(1, 2, 3)) > 0.5
+    report = rj.evaluate(
+        by_mean, images, labels.astype(int), threat=LINF, suite=named, wanted=LITTLE
+    )
+    assert [attack.name for attack in report.result.attacks] == ["FGSM"]
+    assert report.clean_accuracy == 1
+
+
+def test_progress_is_said(capsys):
+    rj.evaluate(by_mean, X, Y, **QUICK, wanted=LITTLE, progress=True)
+    printed = capsys.readouterr()
+    assert "About " in printed.out
+    assert "100%" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (dict(x=255 * X), r"`x` must lie in \[0, 1\], got \[.*\]: divide by 255"),
+        (dict(x=X[0]), r"`x`"),
+        (dict(y=Y + 1), r"`y` must lie in \[0, 2\), as the logits do, got 1 to 2"),
+        (dict(y=Y.astype(float)), r"`y` must be integer labels \[N\], got float64"),
+        (dict(suite="quik"), r"`suite` must be one of quick, .*; got 'quik'"),
+        (dict(suite=[]), r"`suite` must hold at least one attack"),
+        (dict(class_names=("a",)), r"`class_names` must name the 2 classes, got 1"),
+        (dict(key=0), r"`key`"),
+    ],
+)
+def test_bad_input_is_one_line(changes, line):
+    given = dict(x=X, y=Y, threat=LINF, wanted=LITTLE) | changes
+    with pytest.raises(InputError, match=line) as error:
+        rj.evaluate(by_mean, given.pop("x"), given.pop("y"), **given)
+    assert "\n" not in str(error.value)
+
+
+def test_the_binarization_test_is_run():
+    flat = lambda x: x.reshape(len(x), -1)
+    wanted = Wanted(indicators=False, pictures=False, binarization=4)
+    options = dict(QUICK, num_steps=20, wanted=wanted, features_fn=flat)
+    report = rj.evaluate(by_mean, X, Y, **options)
+    assert report.content["binarization"]["num_images"] == 4
+    with pytest.raises(InputError, match="`binarization`"):
+        Wanted(binarization=-1)
