@@ -273,7 +273,9 @@ def _curve(curve: Mapping[str, Any]) -> Section:
         if limit is not None:
             shown = ("" if limit[i] is None else percent(limit[i]),)
         cells.append((f"{eps:.5g}", percent(accuracy), *shown))
-    blocks = [Image("curve"), Table("Accuracy by radius", cells)]
+    number = curve.get("num_examples")
+    about = "" if number is None else f" of the first {number} images"
+    blocks = [Image("curve"), Table(f"Accuracy by radius{about}", cells)]
     return Section("Robustness curve", blocks)
 
 
