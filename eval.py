@@ -108,7 +108,8 @@ def main() -> None:
     workdir = Path(_WORKDIR.value)
     report = Path(_REPORT.value) if _REPORT.value else workdir / "report"
     if _EXPORT.value is not None:
-        about = dict(text.partition("=")[::2] for text in _ABOUT.value)
+        pairs = [text.partition("=") for text in _ABOUT.value]
+        about = {name: value for name, _, value in pairs}
         print(evaluation.export_robustbench(report, about=about))
         return
     results = judged(workdir, report)

@@ -48,13 +48,13 @@ def trained() -> tuple[Any, data.Dataset]:
     splits = data.load("digits")
     model = models.from_linen(models.small_cnn(stages=((32, 64),)))
     x = jnp.asarray(splits.train.images[:1])
-    weights = jax.jit(model.init)(jax.random.key(0), x)
+    params, model_state = jax.jit(model.init)(jax.random.key(0), x)
     attack = attacks.pgd(threats.linf(EPS), step_size=EPS / 4, num_steps=10)
     stream = data.shuffled_batches(splits.train, 64, seed=0)
     optimizer = training.adam(training.constant(2e-3))
     step = training.make_train_step(defenses.adversarial(model, attack), optimizer)
     step = jax.jit(step, donate_argnums=0)
-    state = training.create_state(*weights, optimizer, jax.random.key(1))
+    state = training.create_state(params, model_state, optimizer, jax.random.key(1))
     batches = iter(stream)
     for _ in range(15 * stream.steps_per_epoch):
         state, _ = step(state, next(batches))
@@ -75,7 +75,9 @@ def cost(logits_fn: Any, test: data.Dataset) -> None:
         logits_fn, test, named, key=jax.random.key(2)
     )
     known = run(standard)
-    looked = dict(key=jax.random.key(3), step_size=EPS / 4, num_steps=40)
+    looked: dict[str, Any] = dict(
+        key=jax.random.key(3), step_size=EPS / 4, num_steps=40
+    )
 
     def quick() -> None:
         evaluate(logits_fn, x, y, threat=threat)
@@ -102,9 +104,12 @@ def cost(logits_fn: Any, test: data.Dataset) -> None:
 def steadiness(logits_fn: Any, test: data.Dataset) -> None:
     """Compilations and live arrays block by block."""
     compiled, live = [], []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else 0
-    )
+
+    def note(event: str, duration_secs: float, **_: Any) -> None:
+        if duration_secs >= 0 and "backend_compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
     counts: list[int] = []
 
     def advance(position: int, share: float) -> None:

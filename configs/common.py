@@ -41,6 +41,7 @@ def base(eps: float) -> ml_collections.ConfigDict:
         name="digits",
         data_dir=config_dict.placeholder(str),
         image_size=config_dict.placeholder(int),
+        crop=config_dict.placeholder(int),
         validation=0.1,
         batch_size=128,
         augment=dict(),

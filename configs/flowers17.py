@@ -18,6 +18,10 @@ RADII = ("0.25", "0.5")
 def resnet50(variant: str, eps: str) -> ml_collections.ConfigDict:
     """ResNet-50 at 224 x 224, all sizes as in the spec of configs/at_alp.py.
 
+    Images are resized to 256; training cuts random rectangles out of these, the test
+    the centre. PGD of the evaluation has steps of eps / 32 and 10 restarts, that of 10
+    steps (validation) steps of eps / 8.
+
     Args:
       variant: One of `at_alp.VARIANTS`.
       eps: "0.25" or "0.5", of training and of the evaluation.
@@ -27,7 +31,7 @@ def resnet50(variant: str, eps: str) -> ml_collections.ConfigDict:
     radius = float(eps)
     config = common.base(radius)
     config.data.name = "oxford_flowers17"
-    config.data.image_size = 224
+    config.data.image_size, config.data.crop = 256, 224
     config.data.batch_size = 32
     config.data.augment = dict(random_resized_crop=dict(size=224), flip=dict())
     config.model = dict(
@@ -41,6 +45,10 @@ def resnet50(variant: str, eps: str) -> ml_collections.ConfigDict:
         optimizer=at_alp.fine_tuning(),
         num_epochs=60,
     )
+    config.validation_attack.step_size = radius / 8  # of its 10 steps
+    config.evaluation.step_size = radius / 32
+    config.evaluation.num_steps = 50
+    config.evaluation.num_restarts = 10
     config.evaluation.batch_size = 64
     config.evaluation.layer = "stage4"
     return config.lock()

@@ -4,6 +4,8 @@ A block `dict(name="pgd", step_size=0.01, ...)` is looked up by its name in a li
 table and called with the rest, so a factory's keywords *are* the schema of its block.
 """
 
+from robustjax.config.areas import attention as attention
+from robustjax.config.areas import key_areas as key_areas
 from robustjax.config.attack_blocks import build_threat as build_threat
 from robustjax.config.attacks import build_attack as build_attack
 from robustjax.config.attacks import build_suite as build_suite
@@ -13,13 +15,14 @@ from robustjax.config.classifiers import Classifier as Classifier
 from robustjax.config.diagnostics import diagnostics as diagnostics
 from robustjax.config.diagnostics import looks_at_images as looks_at_images
 from robustjax.config.initial import initial_weights as initial_weights
+from robustjax.config.inside import paired as paired
 from robustjax.config.networks import Networks as Networks
 from robustjax.config.networks import build_model as build_model
 from robustjax.config.networks import build_networks as build_networks
+from robustjax.config.other_runs import another_run as another_run
 from robustjax.config.overrides import evaluation_with as evaluation_with
 from robustjax.config.overrides import override as override
 from robustjax.config.runs import Run as Run
-from robustjax.config.runs import another_run as another_run
 from robustjax.config.runs import build_augmentation as build_augmentation
 from robustjax.config.runs import build_classifier as build_classifier
 from robustjax.config.runs import load_data as load_data
@@ -30,8 +33,7 @@ from robustjax.config.runs import run as run
 from robustjax.config.scrutiny import as_curve as as_curve
 from robustjax.config.scrutiny import as_radii as as_radii
 from robustjax.config.scrutiny import as_steps as as_steps
-from robustjax.config.scrutiny import attention as attention
-from robustjax.config.scrutiny import key_areas as key_areas
+from robustjax.config.scrutiny import gradients as gradients
 from robustjax.config.scrutiny import step_curves as step_curves
 from robustjax.config.scrutiny import surfaces as surfaces
 from robustjax.config.stages import build_loss as build_loss

@@ -25,6 +25,7 @@ from robustjax.types import Array
 MapKind = Literal["sum", "mean", "max"]
 Distance = Literal["l2", "sq", "mse", "l1"]
 LogitDistance = Literal["mse", "sq", "l2"]
+Reduction = Literal["sum", "mean"]
 
 
 def attention_map(a: Array, *, kind: MapKind = "sum", power: float = 2.0) -> Array:
@@ -115,8 +116,9 @@ def attention_distance(
     map_kind: MapKind = "sum",
     power: float = 2.0,
     floor: float = 1e-12,
+    reduction: Reduction = "sum",
 ) -> Array:
-    """Distances of the maps of several layers, added up, [B].
+    """Distances of the maps of several layers, added up or averaged, [B].
 
     Every layer is compared at its own resolution: nothing is resized.
 
@@ -127,6 +129,7 @@ def attention_distance(
       map_kind: See `attention_map`.
       power: See `attention_map`.
       floor: See `unit_map`.
+      reduction: Over layers.
 
     Raises:
       InputError: the layers or their maps' shapes differ, or there are none.
@@ -142,6 +145,7 @@ def attention_distance(
             f"`one` and `other` must hold the same layers, at least one, got "
             f"{sorted(one)} and {sorted(other)}."
         )
+    _checks.one_of(get_args(Reduction), reduction=reduction)
     total = jnp.zeros(())
     for name in one:
         a, b = one[name], other[name]
@@ -154,7 +158,7 @@ def attention_distance(
             unit_map(maps, kind=map_kind, power=power, floor=floor) for maps in (a, b)
         )
         total += map_distance(q, q_other, kind=kind)
-    return total
+    return total / len(one) if reduction == "mean" else total
 
 
 def logit_distance(one: Array, other: Array, *, kind: LogitDistance = "mse") -> Array:

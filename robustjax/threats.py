@@ -200,6 +200,39 @@ def gaussian_start(scale: float) -> Callable[[Key, Array], Array]:
     return lambda key, x: x + scale * _random.draw(key, x, jax.random.normal)
 
 
+def sometimes_clean(
+    start: Callable[[Key, Array], Array], share: float = 0.2
+) -> Callable[[Key, Array], Array]:
+    """A start at x itself for a share of the images, elsewhere `start`.
+
+    See the official code of "Feature Denoising for Improving Adversarial Robustness"
+    (Xie et al., 2019), which draws once for a batch; here every image draws for itself.
+
+    Args:
+      start: `(key, x) -> x'`, such as `threat.sample`.
+      share: Of images that start clean, in [0, 1]; 0.2 in that code.
+
+    Raises:
+      InputError: `share` is out of range.
+
+    Example:
+      >>> start = sometimes_clean(linf(0.25).sample, 0.5)
+      >>> x = jnp.full((8, 2), 0.5)
+      >>> moved = (start(jax.random.key(0), x) != x).any(axis=1)
+      >>> bool(moved.any() and not moved.all())
+      True
+    """
+    _checks.fraction(share=share)
+
+    def begin(key: Key, x: Array) -> Array:
+        keys = _random.per_image_keys(key, x.shape[0])
+        draws = jax.vmap(jax.random.uniform)(_random.fold_in(keys, 1))
+        clean = (draws < share).reshape((-1,) + (1,) * (x.ndim - 1))
+        return jnp.where(clean, x, start(_random.fold_in(keys, 0), x))
+
+    return begin
+
+
 def _l2_lengths(size: Array, room: Array, eps: Array) -> Array:
     """min(t size, room), where t solves sum_i min(t size_i, room_i)^2 = eps^2; [B, n].
 

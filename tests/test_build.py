@@ -69,6 +69,11 @@ def test_random_starts_have_names():
     assert moved("none") < 1e-6
     assert 0.05 < moved("uniform") <= 0.1 + 1e-6
     assert 1e-5 < moved({"name": "gaussian", "scale": 0.001}) < 0.01
+    assert moved({"name": "uniform", "clean": 1.0}) < 1e-6
+    assert 0.05 < moved({"name": "uniform", "clean": 0.0}) <= 0.1 + 1e-6
+    for wrong in ({"name": "uniform", "clear": 0.2}, {"name": "uniform", "clean": 2}):
+        with pytest.raises(InputError, match=r"`random_start`|`share`"):
+            moved(wrong)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +287,7 @@ def test_every_attack_has_a_name():
         *("oblivious", "projected_gradient", "resize_and_pad", "transferable"),
         *("uniform_start", "universal_perturbation", "with_surrogate"),
         *("Placement", "Stage", "StagedAttack", "StageOutcome", "Trajectory"),
-        *("WithPenalty", "PairingPenalty", "penalised"),
+        *("WithPenalty", "PairingPenalty", "mean_penalty", "penalised", "around"),
         *("ensemble", "sign_start", "towards"),
         *("Candidates", "chosen", "pack_candidates", "unpack_candidates"),
     }

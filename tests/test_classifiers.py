@@ -82,19 +82,31 @@ VIEWS = {
 }
 
 
+@pytest.fixture(scope="module")
+def plain(weights):
+    return built(weights)
+
+
+@pytest.fixture(scope="module")
+def judged(plain):
+    return plain.logits_fn(X)
+
+
 @pytest.mark.parametrize("name", VIEWS)
-def test_every_view_answers_and_attacks_run_on_it(weights, name):
-    classifier = built(weights)
-    view = classifier.view(VIEWS[name])
+def test_attacks_run_on_every_view(plain, name):
+    attack = attacks.pgd(threats.linf(0.1), step_size=0.05, num_steps=2)
+    x_adv = jax.jit(attack)(jax.random.key(1), plain.view(VIEWS[name]), X, Y)
+    assert np.isfinite(x_adv).all()
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_every_view_answers(weights, plain, judged, name):
+    view = plain.view(VIEWS[name])
     logits = view(X)
     assert logits.shape == ((3, 6, 10) if name == "draws" else (6, 10))
     assert np.isfinite(logits).all()
     assert is_transductive(view) == (name == "batch")
-    attack = attacks.pgd(threats.linf(0.1), step_size=0.05, num_steps=2)
-    x_adv = jax.jit(attack)(jax.random.key(1), view, X, Y)
-    assert np.isfinite(x_adv).all()
     same_values = name in ("straight-through", "smooth")
-    judged = classifier.logits_fn(X)
     assert np.allclose(logits, judged, atol=1e-5) == same_values
     if name == "linear":
         expected = models.logits_fn(MODEL, *weights)(X)
@@ -103,11 +115,9 @@ def test_every_view_answers_and_attacks_run_on_it(weights, name):
         np.testing.assert_allclose(jnp.exp(judged), logits, atol=1e-5)
 
 
-def test_gradients_of_views_differ_where_they_say_so(weights):
-    classifier = built(weights)
-
+def test_gradients_of_views_differ_where_they_say_so(plain):
     def slope(view):
-        fun = classifier.view(view)
+        fun = plain.view(view)
         return jax.jit(jax.grad(lambda z: fun(z)[jnp.arange(6), Y].sum()))(X)
 
     exact = slope({})

@@ -18,6 +18,8 @@ from absl import app, flags
 
 from robustjax import cli
 
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = f"--config={ROOT / 'configs' / 'digits_pgd.py'}"
 TINY = (
@@ -256,6 +258,7 @@ def test_what_is_around_images_and_where_a_network_looks(command, trained, tmp_p
         "eval.py",
         *(*given, "--attack.num_steps=2", "--attack.num_restarts=1"),
         *("--steps=1,3", "--surfaces=3", "--curve=0,0.5"),
+        *("--set=evaluation.grid_restarts=1", "--set=evaluation.best_restarts=0"),
         f"--set=evaluation.reference={trained}",
         "--set=evaluation.layer=relu1_1",
     )
@@ -267,7 +270,7 @@ def test_what_is_around_images_and_where_a_network_looks(command, trained, tmp_p
     np.testing.assert_allclose(sizes, [0.1 / n for n in (4, 8, 16, 32, 64)])
     assert report["gradients"]["count"] == 3
     rows = report["attention"]["rows"]
-    assert {row["images"] for row in rows} == {"clean", "PGD-2", "PGD-2 x 1 restarts"}
+    assert {row["images"] for row in rows} == {"clean", "white-box PGD-2"}
     assert {row["map"] for row in rows} == {"attention", "grad_cam"}
     assert report["curve"]["limit"][0] is None
     assert 0.1 <= report["curve"]["limit"][1] <= 0.3
@@ -315,6 +318,16 @@ def test_attackers_who_know_less_and_do_more_stop_the_result(
 def test_a_wrong_way_to_look_closer_is_refused(refused, trained, given, words):
     line = refused("eval.py", f"--workdir={trained}", *QUICK, "--batch_size=8", *given)
     assert words in line
+
+
+def test_a_start_that_does_not_fit_leaves_no_directory_behind(
+    refused, trained, tmp_path
+):
+    other = ("--config.model.stages=((6,),)", f"--config.init_from={trained}")
+    workdir = tmp_path / "new"
+    line = refused("train.py", DIGITS, f"--workdir={workdir}", *TINY, *other)
+    assert "another network" in line
+    assert not (workdir / "config.json").exists()
 
 
 @pytest.mark.parametrize(

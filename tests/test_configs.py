@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import configs
-from configs import at_alp, namid
+from configs import at_alp, digits_pgd, flowers17, namid
 from robustjax import InputError, build, data, training
+from robustjax.config import at_alp_suites
 from robustjax.data import Dataset, Splits
 from robustjax.types import Batch
 
@@ -117,6 +118,7 @@ def test_every_variant_of_at_alp_builds(variant, monkeypatch):
         ("flowers17_alp_resnet50", "0.3", ":0.25 or :0.5"),
         ("mnist_ensemble_adv", "all", ":static"),
         ("cifar10_denoise_resnet18", "blur", "`op` must be one of"),
+        ("cifar10_denoise_resnet18", "mean,all", "`config` .* got 'all'"),
     ],
 )
 def test_a_variant_that_does_not_exist(name, variant, message, monkeypatch):
@@ -175,3 +177,55 @@ def test_the_variant_of_a_config_is_chosen_after_a_colon():
     assert (paper.train.num_epochs, fast.train.num_epochs) == (100, 30)
     with pytest.raises(ValueError, match="got :other"):
         module.get_config("other")
+
+
+def test_images_of_17_flowers_are_resized_to_256_and_cut_to_224():
+    for eps in (0.25, 0.5):
+        config = flowers17.resnet50("at_alp", str(eps))
+        assert (config.data.image_size, config.data.crop) == (256, 224)
+        assert config.data.augment.random_resized_crop.size == 224
+        evaluated = config.evaluation
+        assert evaluated.step_size == pytest.approx(eps / 32)
+        assert evaluated.num_steps > 10
+        assert evaluated.num_restarts == 10
+        validated = config.validation_attack
+        assert (validated.num_steps, validated.step_size) == (10, eps / 8)
+    blocks = at_alp_suites.at_alp_paper(evaluated)
+    held = [b["attack"] | b for b in blocks if b["name"] == "restarts"]
+    assert {b["num_restarts"] for b in held} == {10}
+    for block in held:
+        climb, size = block["attack"], block["attack"]["threat"]["eps"]
+        share = 8 if climb["num_steps"] == 10 else 32
+        assert climb["step_size"] == size / share
+
+
+def test_what_looks_at_training_images_sees_them_as_the_test_is():
+    config = digits_pgd.get_config().unlock()
+    config.data.image_size, config.data.crop = 8, 6
+    with pytest.raises(InputError, match=r"`data\.crop` 6 .*random_resized_crop"):
+        build.load_data(config)
+    config.data.augment = dict(random_resized_crop=dict(size=6))
+    run = build.run(config, training.data_mesh(), progress_bar=False)
+    assert run.splits.train.images.shape[1:] == (8, 8, 1)
+    prepared = run.prepare(jax.random.key(0), jnp.asarray(run.splits.train.images[:2]))
+    assert prepared.shape == run.splits.test.images[:2].shape == (2, 6, 6, 1)
+    params, model_state = run.init(jax.random.key(0))
+    weights = run.networks.model, params, model_state
+    classifier = build.build_classifier(config, run.splits, *weights)
+    found = classifier.guides(dict(layer="relu1_1"))
+    assert found["images"].shape[1:] == (6, 6, 1)
+    assert classifier.logits_fn(prepared).shape == (2, 10)
+
+
+def test_denoising_after_every_block_and_clean_starts():
+    module = importlib.import_module("configs.cifar10_denoise_resnet18")
+    config = module.get_config("dot_product,blocks")
+    assert config.model.denoise.to_dict() == dict(op="dot_product", after="blocks")
+    assert module.get_config().model.denoise.after == "stages"
+    started = config.train.loss.attack.random_start.to_dict()
+    assert started == dict(name="uniform", clean=0.2)
+    model = build.build_model(config.model, num_classes=10)
+    x = jnp.zeros((1, 32, 32, 3))
+    params, _ = jax.eval_shape(model.init, jax.random.key(0), x)
+    added = [name for stage in params.values() for name in stage if "denoise" in name]
+    assert len(added) == 8  # two residual blocks in each of four stages

@@ -22,8 +22,10 @@ INTERPOLATION = (DOCS / "interpolation.md").read_text()
 NAMID = (DOCS / "namid.md").read_text()
 NIP = (DOCS / "nip.md").read_text()
 AT_ALP = (DOCS / "at_alp.md").read_text()
+INDICATORS = (DOCS / "indicators.md").read_text()
 INFORMATION = (DOCS / "information.md").read_text()
 COMPARISON = (DOCS / "comparison.md").read_text()
+BINARIZATION = (DOCS / "binarization.md").read_text()
 # One of each way to count: a scan, chunks at two lengths, early ends, no passes.
 QUICK = "pgd,square,deepfool,grey"
 
@@ -110,6 +112,14 @@ def test_the_page_on_pairs_runs():
     assert len(names["areas"]["rows"]) == 2
 
 
+def test_the_page_on_indicators_runs():
+    names = {}
+    for block in blocks("python", INDICATORS):
+        exec(compile(block, "indicators.md", "exec"), names)
+    flags = {one.name for one in names["found"] if one.flagged}
+    assert {"gradient", "queries"} <= flags
+
+
 def test_the_page_on_information_runs():
     names = {}
     for block in blocks("python", INFORMATION):
@@ -128,6 +138,19 @@ def test_the_page_on_comparison_runs():
     assert names["over_runs"].total == 2
     half = names["evaluation"].tango_interval(0, 0, 100)[1]
     assert f"differ by {100 * half:.1f} points" in COMPARISON
+
+
+def test_the_page_on_binarization_runs():
+    names = {}
+    for block in blocks("python", BINARIZATION):
+        exec(compile(block, "binarization.md", "exec"), names)
+    assert names["sound"]["success"] > 0.9
+    assert names["masked"]["success"] < 0.5
+    assert names["masked"]["flagged"]
+    assert names["bpda"]["success"] > 0.9
+    found = names["protocol"]
+    assert found["transferred"] < found["defended"]["clean"]
+    assert 1 <= found["cost"]["work_ratio"] < 1.1
 
 
 def test_the_tables_on_information_are_what_the_script_writes(monkeypatch):

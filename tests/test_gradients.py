@@ -148,15 +148,22 @@ def total(f, x):
     return jnp.sum(jnp.sin(f(x)))
 
 
+def together(*functions):
+    """One program of several functions of x."""
+    return jax.jit(lambda x: [f(x) for f in functions])
+
+
 @every_function
 def test_values_and_gradients(name):
     f = FUNCTIONS[name]
     gradient = jax.grad(functools.partial(total, f))
-    close(jax.jit(loop_safe(f))(X), jax.jit(f)(X))
-    expected = jax.jit(gradient)(X)
-    close(jax.jit(loop_safe(gradient))(X), expected)
     # Differentiated from outside, where custom rules must have survived.
-    close(jax.jit(jax.grad(functools.partial(total, loop_safe(f))))(X), expected)
+    outside = jax.grad(functools.partial(total, loop_safe(f)))
+    value, expected = together(f, gradient)(X)
+    same, inside, outside = together(loop_safe(f), loop_safe(gradient), outside)(X)
+    close(same, value)
+    close(inside, expected)
+    close(outside, expected)
 
 
 @pytest.mark.parametrize(
@@ -165,16 +172,17 @@ def test_values_and_gradients(name):
 def test_vmap_and_second_derivative(name):
     gradient = jax.grad(functools.partial(total, FUNCTIONS[name]))
     many = jnp.stack([X, 2 * X, -X])
-    close(
-        jax.jit(jax.vmap(loop_safe(gradient)))(many), jax.jit(jax.vmap(gradient))(many)
-    )
 
-    def curvature(g):
-        return jax.jit(jax.grad(lambda x: jnp.sum(g(x) ** 2)))(X)
+    @functools.partial(jax.jit, static_argnums=0)
+    def found(g, many):
+        curvature = jax.grad(lambda x: jnp.sum(g(x) ** 2))
+        return jax.vmap(g)(many), curvature(many[0])
 
-    np.testing.assert_allclose(
-        curvature(loop_safe(gradient)), curvature(gradient), rtol=1e-3, atol=1e-3
+    (mapped, bent), (expected, curvature) = (
+        found(g, many) for g in (loop_safe(gradient), gradient)
     )
+    close(mapped, expected)
+    np.testing.assert_allclose(bent, curvature, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -202,9 +210,10 @@ def test_padding_where_plain_jit_is_no_reference(shape, strides, dilation, paddi
         )
 
     spelt = lambda x: conv(x, **options)
-    close(jax.jit(loop_safe(spelt))(x), by_hand(x))
     gradient = lambda f: jax.grad(functools.partial(total, f))
-    close(jax.jit(loop_safe(gradient(spelt)))(x), gradient(by_hand)(x))
+    found = together(loop_safe(spelt), loop_safe(gradient(spelt)))(x)
+    for one, other in zip(found, together(by_hand, gradient(by_hand))(x), strict=True):
+        close(one, other)
 
 
 def test_forward_mode_and_while():
@@ -322,9 +331,12 @@ def test_a_small_stem_is_a_sum_of_shifts(shape, padding):
 
     safe = loop_safe(convolved)
     assert "conv_general_dilated" not in str(jax.make_jaxpr(safe)(x))
-    np.testing.assert_allclose(safe(x), convolved(x), atol=1e-5)
-    grad = lambda f: jax.grad(lambda z: jnp.sin(f(z)).sum())(x)
-    np.testing.assert_allclose(grad(safe), grad(convolved), atol=1e-4)
+    gradient = lambda f: jax.grad(functools.partial(total, f))
+    (value, grad), (expected, slope) = (
+        together(f, gradient(f))(x) for f in (safe, convolved)
+    )
+    np.testing.assert_allclose(value, expected, atol=1e-5)
+    np.testing.assert_allclose(grad, slope, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Runs that begin with other runs' weights, or train on examples of other runs."""
 
-import dataclasses
 import functools
 import json
 import shutil
@@ -11,11 +10,13 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from short_runs import MESH, Killed, trained
 
 from configs import mnist_ensemble_adv
-from robustjax import InputError, build, evaluation, models, training
+from robustjax import InputError, build, evaluation, models
 
-MESH = training.data_mesh(jax.devices()[:1])
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
 STEPS = 5  # batches of an epoch
 
 
@@ -30,52 +31,6 @@ def tiny(variant="static", *, sources=(), **changes):
         config.train.loss.attack.sources = tuple(map(str, sources))
     config.update(changes)
     return config
-
-
-def trained(config, workdir, *, last=None):
-    """As train.py does, but for the flags; dies after `last` batches."""
-    run = build.run(config, MESH, progress_bar=False)
-    another = build.another_run(MESH)
-    stages = build.build_stages(config, run.splits, run.networks, MESH, another)
-    if last is not None:
-        (stage,) = stages
-        stages = [dataclasses.replace(stage, data=Deadly(stage.data, last))]
-    state = training.train(
-        stages,
-        run.init,
-        key=run.key,
-        workdir=workdir,
-        validate=run.validate,
-        prepare=run.prepare,
-        adopt=build.initial_weights(config, run.networks, MESH, workdir),
-        options=run.options,
-        mesh=MESH,
-    )
-    (workdir / "config.json").write_text(json.dumps(build.resolved(config)))
-    return state
-
-
-class Killed(Exception):
-    pass
-
-
-class Deadly:
-    """Batches of a stream, until one that nobody gets."""
-
-    def __init__(self, stream, last):
-        self.stream, self.last = stream, last
-        self.steps_per_epoch = stream.steps_per_epoch
-
-    def __iter__(self):
-        self.batches, self.count = iter(self.stream), 0
-        self.get_state, self.set_state = self.batches.get_state, self.batches.set_state
-        return self
-
-    def __next__(self):
-        self.count += 1
-        if self.count > self.last:
-            raise Killed
-        return next(self.batches)
 
 
 def same(one, two):
@@ -128,7 +83,7 @@ def test_a_fine_tuned_run_goes_on_without_its_source(static, tmp_path):
     config.train.num_epochs = 2
     whole = trained(config, tmp_path / "whole")
     with pytest.raises(Killed):
-        trained(config, tmp_path / "cut", last=STEPS + 2)
+        trained(config, tmp_path / "cut", crash=("train", STEPS + 2))
     saved = [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()]
     assert saved == [str(STEPS)]
     shutil.rmtree(source)

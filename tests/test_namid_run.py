@@ -1,6 +1,5 @@
 """A run of three stages from its config: what is trained when, killed anywhere."""
 
-import dataclasses
 import json
 
 import jax
@@ -8,13 +7,15 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from short_runs import MESH, Killed, trained
 
 from configs import digits_namid
 from robustjax import InputError, attacks, build, objectives, training
 from robustjax.build import Networks
 from robustjax.config.critics import _distance
 
-MESH = training.data_mesh(jax.devices()[:1])
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
 STAGES = ("reference", "critics", "train")
 STEPS = 4 * 2  # batches of an epoch, epochs of a stage
 
@@ -38,63 +39,6 @@ def tiny(variant="namid", **changes):
         loss.get("base", loss).attack.num_steps = 1
     config.update(changes)
     return config
-
-
-def trained(config, workdir, crash=None):
-    """The final state; `crash` is a stage and a batch at which the program dies."""
-    run = build.run(config, MESH, progress_bar=False)
-    stages = build.build_stages(config, run.splits, run.networks, MESH)
-    adopt = build.initial_weights(config, run.networks, MESH)
-    if crash is not None:
-        stages = [
-            dataclasses.replace(s, data=Deadly(s.data, crash[1]))
-            if s.name == crash[0]
-            else s
-            for s in stages
-        ]
-    state = training.train(
-        stages,
-        run.init,
-        key=run.key,
-        workdir=workdir,
-        validate=run.validate,
-        prepare=run.prepare,
-        adopt=adopt,
-        options=run.options,
-        mesh=MESH,
-    )
-    (workdir / "config.json").write_text(json.dumps(build.resolved(config)))
-    return state
-
-
-class Killed(Exception):
-    pass
-
-
-class Deadly:
-    """Batches of another stream, until one that nobody gets."""
-
-    def __init__(self, stream, last):
-        self._stream, self._last = stream, last
-        self.steps_per_epoch = stream.steps_per_epoch
-
-    def __iter__(self):
-        return DeadlyIterator(iter(self._stream), self._last)
-
-
-class DeadlyIterator:
-    def __init__(self, batches, last):
-        self._batches, self._last, self._count = batches, last, 0
-        self.get_state, self.set_state = batches.get_state, batches.set_state
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self._count += 1
-        if self._count > self._last:
-            raise Killed
-        return next(self._batches)
 
 
 def bits(tree):
@@ -352,8 +296,9 @@ def test_an_attack_with_a_penalty_lowers_what_it_is_told_to(judged):
         key = jax.random.key(1)
         x_adv = named.attack(key, classifier.logits_fn, x, y)
         assert float(jnp.abs(x_adv - x).max()) <= 0.1 + 1e-6
-        single = named.attack(key, classifier.logits_fn, x[:2], y[:2])
-        np.testing.assert_allclose(single, x_adv[:2], atol=1e-5)  # images are apart
+        if sign == 1:  # images are apart
+            single = named.attack(key, classifier.logits_fn, x[:2], y[:2])
+            np.testing.assert_allclose(single, x_adv[:2], atol=1e-5)
         logits = classifier.logits_fn(x_adv)
         natural = classifier.critics.probes["natural"](x, logits)
         return (probe(x_adv - x, logits) - natural).mean()

@@ -393,3 +393,18 @@ def test_gaussian_start():
 def test_errors_name_the_argument_the_value_and_the_fix(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_share_of_images_starts_where_it_is():
+    x = jnp.full((4000, 3), 0.5)
+    sample = threats.linf(0.1).sample
+    for share in (0.0, 0.2, 1.0):
+        start = threats.sometimes_clean(sample, share)
+        still = (start(jax.random.key(0), x) == x).all(axis=1)
+        assert abs(float(still.mean()) - share) < 0.02
+    keys = jax.random.split(jax.random.key(1), 4000)
+    start = threats.sometimes_clean(sample)
+    whole = start(jax.random.clone(keys), x)
+    np.testing.assert_array_equal(start(keys[5:9], x[5:9]), whole[5:9])
+    with pytest.raises(InputError, match="`share`"):
+        threats.sometimes_clean(sample, 1.5)

@@ -33,6 +33,7 @@ from robustjax.attacks.chosen_class import unlabelled as unlabelled
 from robustjax.attacks.combine import each_target as each_target
 from robustjax.attacks.combine import masked as masked
 from robustjax.attacks.combine import restarts as restarts
+from robustjax.attacks.combine import strongest as strongest
 from robustjax.attacks.combine import worst_case as worst_case
 from robustjax.attacks.ddn import ddn as ddn
 from robustjax.attacks.deepfool import deepfool as deepfool
@@ -67,7 +68,9 @@ from robustjax.attacks.noise import grey as grey
 from robustjax.attacks.noise import sign_noise as sign_noise
 from robustjax.attacks.noise import uniform_noise as uniform_noise
 from robustjax.attacks.penalty import PairingPenalty as PairingPenalty
+from robustjax.attacks.penalty import Penalty as Penalty
 from robustjax.attacks.penalty import WithPenalty as WithPenalty
+from robustjax.attacks.penalty import mean_penalty as mean_penalty
 from robustjax.attacks.penalty import penalised as penalised
 from robustjax.attacks.pgd_minimal import pgd_minimal as pgd_minimal
 from robustjax.attacks.pixel import pixel as pixel
@@ -94,6 +97,7 @@ from robustjax.attacks.transferable import transferable as transferable
 from robustjax.attacks.universal import apply_perturbation as apply_perturbation
 from robustjax.attacks.universal import universal as universal
 from robustjax.attacks.universal import universal_perturbation as universal_perturbation
+from robustjax.attacks.warm_start import around as around
 from robustjax.attacks.warm_start import drift as drift
 from robustjax.attacks.warm_start import warm_start as warm_start
 from robustjax.attacks.wasserstein import mass_above_one as mass_above_one

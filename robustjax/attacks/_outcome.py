@@ -157,8 +157,12 @@ def broken(logits: Array, y: Array) -> Array:
         )
     if logits.ndim == 3:
         logits = jax.nn.softmax(logits.astype(jnp.float32)).mean(axis=0)
-    label = y if y.ndim == 1 else y.argmax(axis=1)
-    return (logits.argmax(axis=1) != label) | jnp.isnan(logits).any(axis=1)
+    return (logits.argmax(axis=1) != label_of(y)) | jnp.isnan(logits).any(axis=1)
+
+
+def label_of(y: Array) -> Array:
+    """Labels [B], of distributions [B, K] the likeliest class."""
+    return y if y.ndim == 1 else y.argmax(axis=1).astype(jnp.int32)
 
 
 def keep_worse(old: Candidate, new: Candidate) -> Candidate:

@@ -174,7 +174,7 @@ def pgd_targeted(
     step_size: float | Array,
     num_steps: int,
     choice: Choice = "least_likely",
-    num_targets: int = 9,
+    num_targets: int | None = None,
     at_once: int = 1,
     objective: Objective = cross_entropy,
     random_start: Start | None = uniform_start,
@@ -189,7 +189,7 @@ def pgd_targeted(
         et al., 2018); "runner_up"; "random", uniform over the wrong classes, that of
         "Feature Denoising for Improving Adversarial Robustness" (Xie et al., 2019); or
         "every", the likeliest first: see `each_target`.
-      num_targets: How many for "every".
+      num_targets: How many for "every"; all wrong classes if None.
       at_once: How many of these in one vmapped run.
       objective: What is climbed towards the target, see `objectives.targeted`.
       random_start: As in `pgd`.
@@ -227,6 +227,8 @@ def pgd_targeted(
 def towards(attack_towards, choice: Choice) -> Attack:
     """The attack on a class that is chosen by the logits of x; never on the label.
 
+    Of a distribution y the label is its likeliest class.
+
     Args:
       attack_towards: Targets [B] to an attack, as in `each_target`.
       choice: As in `pgd_targeted`, but for "every".
@@ -244,7 +246,7 @@ def towards(attack_towards, choice: Choice) -> Attack:
 
     def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         _outcome.check_call(logits_fn, x, y)
-        keys = _random.per_image_keys(key, x.shape[0])
+        keys, y = _random.per_image_keys(key, x.shape[0]), _outcome.label_of(y)
         clean = logits_fn(x)
         rank: int | Array = 2 if choice == "runner_up" else clean.shape[-1]
         if choice == "random":

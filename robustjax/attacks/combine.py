@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from robustjax import _checks, _random
 from robustjax.attacks import _outcome
 from robustjax.attacks._outcome import Candidate
 from robustjax.attacks._targets import ranked_class
+from robustjax.attacks.adaptive import Static
 from robustjax.objectives import cross_entropy
-from robustjax.types import Array, Attack, Key, LogitsFn, Objective
+from robustjax.types import Array, Attack, Key, LogitsFn, Objective, as_pytree
 
 
 def restarts(
@@ -51,32 +53,34 @@ def restarts(
             f"`at_once` must divide `num_restarts`, got {at_once} and {num_restarts}."
         )
 
-    def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
-        _outcome.check_call(logits_fn, x, y)
-        keys = _random.per_image_keys(key, x.shape[0])
-        evaluate = _outcome.climbed(objective, logits_fn, y)
+    static = Static(_restarted, (num_restarts, at_once, objective))
+    return Partial(static, as_pytree(attack))
 
-        def one(index: Array) -> Candidate:
-            x_adv = attack(_random.fold_in(keys, index), logits_fn, x, y)
-            return Candidate(x_adv, *evaluate(x_adv))
 
-        def some(indices: Array) -> Candidate:
-            found = jax.vmap(one)(indices)
-            # Broken first, then the value, then the earlier restart.
-            earlier = jnp.broadcast_to(-indices[:, None], found.broken.shape)
-            order = jnp.lexsort((earlier, found.value, found.broken), axis=0)[-1]
-            best = lambda points: jax.vmap(lambda p, i: p[i], (1, 0))(points, order)
-            return jax.tree.map(best, found)
+def _restarted(num_restarts, at_once, objective, attack, key, logits_fn, x, y) -> Array:
+    _outcome.check_call(logits_fn, x, y)
+    keys = _random.per_image_keys(key, x.shape[0])
+    evaluate = _outcome.climbed(objective, logits_fn, y)
 
-        indices = jnp.arange(num_restarts).reshape(-1, at_once)
-        worst, _ = jax.lax.scan(
-            lambda worst, block: (_outcome.keep_worse(worst, some(block)), None),
-            some(indices[0]),
-            indices[1:],
-        )
-        return jax.lax.stop_gradient(worst.x_adv)
+    def one(index: Array) -> Candidate:
+        x_adv = attack(_random.fold_in(keys, index), logits_fn, x, y)
+        return Candidate(x_adv, *evaluate(x_adv))
 
-    return run
+    def some(indices: Array) -> Candidate:
+        found = jax.vmap(one)(indices)
+        # Broken first, then the value, then the earlier restart.
+        earlier = jnp.broadcast_to(-indices[:, None], found.broken.shape)
+        order = jnp.lexsort((earlier, found.value, found.broken), axis=0)[-1]
+        best = lambda points: jax.vmap(lambda p, i: p[i], (1, 0))(points, order)
+        return jax.tree.map(best, found)
+
+    indices = jnp.arange(num_restarts).reshape(-1, at_once)
+    worst, _ = jax.lax.scan(
+        lambda worst, block: (_outcome.keep_worse(worst, some(block)), None),
+        some(indices[0]),
+        indices[1:],
+    )
+    return jax.lax.stop_gradient(worst.x_adv)
 
 
 def worst_case(attacks: Sequence[Attack]) -> Attack:
@@ -101,26 +105,70 @@ def worst_case(attacks: Sequence[Attack]) -> Attack:
     if not attacks:
         raise _checks.InputError("`attacks` must hold at least one attack, got none.")
 
-    def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
-        _outcome.check_call(logits_fn, x, y)
-        keys = _random.per_image_keys(key, x.shape[0])
-        is_broken, x_adv = _outcome.broken(logits_fn(x), y), x
-        for number, attack in enumerate(attacks):
-            attacked = unless_all(
-                is_broken,
-                lambda keys, attack=attack: attack(keys, logits_fn, x, y),
-                _random.fold_in(keys, number),
-                otherwise=x_adv,
-            )
-            x_adv = _outcome.where(is_broken, x_adv, attacked)
-            is_broken |= _outcome.broken(logits_fn(x_adv), y)
-        return jax.lax.stop_gradient(x_adv)
+    return Partial(Static(_worst, ()), tuple(map(as_pytree, attacks)))
 
-    return run
+
+def _worst(attacks, key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
+    _outcome.check_call(logits_fn, x, y)
+    keys = _random.per_image_keys(key, x.shape[0])
+    is_broken, x_adv = _outcome.broken(logits_fn(x), y), x
+    for number, attack in enumerate(attacks):
+        attacked = unless_all(
+            is_broken,
+            lambda keys, attack=attack: attack(keys, logits_fn, x, y),
+            _random.fold_in(keys, number),
+            otherwise=x_adv,
+        )
+        x_adv = _outcome.where(is_broken, x_adv, attacked)
+        is_broken |= _outcome.broken(logits_fn(x_adv), y)
+    return jax.lax.stop_gradient(x_adv)
+
+
+def strongest(
+    attacks: Sequence[Attack], *, objective: Objective = cross_entropy
+) -> Attack:
+    """Runs all attacks and keeps the most adversarial result per image.
+
+    Misclassified first, then the largest objective: where `worst_case` is after one
+    success, this looks for the best point to go on from, see `warm_start`.
+
+    Args:
+      attacks: At least one.
+      objective: Decides between attacks that agree on misclassification.
+
+    Raises:
+      InputError: `attacks` is empty.
+
+    Example:
+      >>> from robustjax import attacks, threats
+      >>> strong, weak = (attacks.fgsm(threats.linf(e)) for e in (0.25, 0.0625))
+      >>> x, y = jnp.array([[0.75, 0.0]]), jnp.array([0])
+      >>> strongest([strong, weak])(jax.random.key(0), lambda z: z, x, y).tolist()
+      [[0.5, 0.25]]
+    """
+    if not attacks:
+        raise _checks.InputError("`attacks` must hold at least one attack, got none.")
+    return Partial(Static(_strongest, (objective,)), tuple(map(as_pytree, attacks)))
+
+
+def _strongest(objective, attacks, key, logits_fn, x: Array, y: Array) -> Array:
+    _outcome.check_call(logits_fn, x, y)
+    keys = _random.per_image_keys(key, x.shape[0])
+    evaluate = _outcome.climbed(objective, logits_fn, y)
+    found = None
+    for number, attack in enumerate(attacks):
+        x_adv = attack(_random.fold_in(keys, number), logits_fn, x, y)
+        new = Candidate(x_adv.astype(x.dtype), *evaluate(x_adv))
+        found = new if found is None else _outcome.keep_worse(found, new)
+    assert found is not None
+    return jax.lax.stop_gradient(found.x_adv)
 
 
 def each_target(
-    attack_towards: Callable[[Array], Attack], num_targets: int, *, at_once: int = 1
+    attack_towards: Callable[[Array], Attack],
+    num_targets: int | None,
+    *,
+    at_once: int = 1,
 ) -> Attack:
     """Runs a targeted attack towards the likeliest wrong classes, one after the other.
 
@@ -131,7 +179,7 @@ def each_target(
     Args:
       attack_towards: Targets [B] to an attack, e.g.
         `lambda t: pgd(threat, ..., objective=targeted(margin, t))`; traced once.
-      num_targets: How many; capped at the number of classes less one, which runs all.
+      num_targets: How many; capped at the number of classes less one, which None is.
       at_once: Targets in one vmapped run: more memory, and on accelerators less time.
 
     Raises:
@@ -147,13 +195,16 @@ def each_target(
       >>> int(x_adv.argmax())
       1
     """
-    _checks.positive_int(num_targets=num_targets, at_once=at_once)
+    _checks.positive_int(at_once=at_once)
+    if num_targets is not None:
+        _checks.positive_int(num_targets=num_targets)
 
     def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         _outcome.check_call(logits_fn, x, y)
-        keys = _random.per_image_keys(key, x.shape[0])
+        keys, y = _random.per_image_keys(key, x.shape[0]), _outcome.label_of(y)
         clean = logits_fn(x)
-        count = min(num_targets, clean.shape[-1] - 1)
+        others = clean.shape[-1] - 1
+        count = others if num_targets is None else min(num_targets, others)
         width = max(1, min(at_once, count))
 
         def towards(rank: Array, keys: Key) -> Array:

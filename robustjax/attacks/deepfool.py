@@ -135,7 +135,7 @@ def deepfool(
 
 def _candidates(logits: Array, y: Array, count: int) -> Array:
     """The label, then the other classes from the most likely on, [B, M]."""
-    label = y if y.ndim == 1 else y.argmax(axis=1)
+    label = _outcome.label_of(y)
     first = jax.nn.one_hot(label, logits.shape[1], dtype=bool)
     # The last key decides first.
     order = jnp.lexsort((-logits, ~first), axis=1)

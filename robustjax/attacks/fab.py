@@ -253,7 +253,7 @@ def _searches(
 
         def advance() -> tuple[Array, Closest]:
             f = _hyperplane.averaged(logits_fn)
-            label = y if y.ndim == 1 else y.argmax(axis=1)
+            label = _outcome.label_of(y)
             target = ranked_class(state.logits, label, rank)
             plane = linearise(f, p, label, target)
             moved = _mix(threat, p, x, *plane, alpha_max, overshoot)

@@ -18,6 +18,7 @@ from robustjax._checks import InputError
 from robustjax._gradients import input_gradient
 from robustjax.attacks import _guides, _outcome
 from robustjax.attacks._outcome import Candidate
+from robustjax.attacks.gradient import unit_l1
 from robustjax.objectives import cross_entropy
 from robustjax.types import Array, Attack, Key, LogitsFn, Objective, Threat
 
@@ -32,6 +33,7 @@ def feature_collision(
     num_targets: int = 10,
     num_steps: int = 200,
     step_size: float | Array,
+    momentum: float = 0.0,
     random_start: Callable[[Key, Array], Array] | None = None,
     objective: Objective = cross_entropy,
 ) -> Attack:
@@ -52,6 +54,8 @@ def feature_collision(
       num_targets: Guides per image, at most N.
       num_steps: Gradient steps towards each.
       step_size: Length of a step in the threat's norm, scalar or one per image [B].
+      momentum: mu of g <- mu g + grad / ||grad||_1, as in `mi_fgsm`, in whose steepest
+        direction the steps then go; 0 is plain descent.
       random_start: None starts at x; else `(key, x) -> x'` such as `threat.sample`.
       objective: Decides between attempts that agree on misclassification.
 
@@ -73,6 +77,7 @@ def feature_collision(
     """
     _checks.positive_int(num_targets=num_targets, num_steps=num_steps)
     _checks.positive(step_size=step_size)
+    _checks.non_negative(momentum=momentum)
     _checks.one_of(("any", "runner_up"), guides=guides)
     _check_guides(images, labels, num_targets)
 
@@ -85,14 +90,17 @@ def feature_collision(
         def closeness(z: Array) -> tuple[Array, tuple[()]]:
             return -jnp.sum((_flat(features_fn(z)) - guide) ** 2, axis=1), ()
 
-        def step(x_adv: Array, _: None) -> tuple[Array, None]:
+        def step(carry: tuple[Array, Array], _: None):
+            x_adv, total = carry
             grad = input_gradient(closeness, x_adv)[2]
+            total = momentum * total + unit_l1(grad)
             length = jnp.asarray(step_size, x.dtype)
             length = length.reshape(length.shape + (1,) * (x.ndim - length.ndim))
-            moved = x_adv + length * threat.steepest(grad)
-            return threat.project(moved, x).astype(x.dtype), None
+            moved = x_adv + length * threat.steepest(total)
+            return (threat.project(moved, x).astype(x.dtype), total), None
 
-        return jax.lax.scan(step, start, length=num_steps)[0]
+        begun = (start, jnp.zeros_like(start))
+        return jax.lax.scan(step, begun, length=num_steps)[0][0]
 
     def attack(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
         _outcome.check_call(logits_fn, x, y)
@@ -101,7 +109,7 @@ def feature_collision(
         # The barrier keeps XLA from evaluating the model on constants as it compiles.
         guides_x = jax.lax.optimization_barrier(images.astype(x.dtype))
         pool = _flat(features_fn(guides_x))
-        label = y if y.ndim == 1 else y.argmax(axis=1)
+        label = _outcome.label_of(y)
         allowed = labels[None, :] != label[:, None]
         if guides == "runner_up":
             allowed = _of_runner_up(logits_fn(x), label, labels, allowed)

@@ -296,7 +296,7 @@ def mi_fgsm(
         step_size = threat.eps / num_steps
     _checks.non_negative(step_size=step_size)
     rule = optax.chain(
-        _unit_l1(),
+        optax.stateless(_normalise),
         optax.trace(decay=momentum),
         steepest_rule(threat, step_size),
     )
@@ -324,10 +324,12 @@ def steepest_rule(
     return optax.stateless(scaled)
 
 
-def _unit_l1() -> optax.GradientTransformation:
-    def normalise(grad, _):
-        axes = tuple(range(1, grad.ndim))
-        size = jnp.abs(grad).sum(axis=axes, keepdims=True)
-        return grad / jnp.where(size > 0, size, 1.0)
+def _normalise(grad: Any, _: Any) -> Array:
+    return unit_l1(grad)
 
-    return optax.stateless(normalise)
+
+def unit_l1(grad: Array) -> Array:
+    """A gradient over its L1 norm, row by row; a zero one stays zero."""
+    axes = tuple(range(1, grad.ndim))
+    size = jnp.abs(grad).sum(axis=axes, keepdims=True)
+    return grad / jnp.where(size > 0, size, 1.0)

@@ -140,7 +140,7 @@ def _walk(
         nothing_done = jnp.zeros(y.shape[:1], bool)
         if target is not None:
             return JsmaState(x, target, nothing_done)
-        label = y if y.ndim == 1 else y.argmax(axis=1)
+        label = _outcome.label_of(y)
         logits = _hyperplane.averaged(logits_fn)(x)
         return JsmaState(x, ranked_class(logits, label, 2), nothing_done)
 

@@ -10,7 +10,8 @@ penalty.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.tree_util import Partial
@@ -100,20 +101,31 @@ class _Penalised:
 class PairingPenalty:
     """What AT+ALP trains to be small, for attacks: raised, or lowered past it.
 
-        attention * sum_j ||q_j(x') - q_j(x)||_2 + logits * ||z(x') - z(x)||_2^2
+        attention * sum_j distance(q_j(x'), q_j(x)) + logits * ||z(x') - z(x)||_2^2
 
     A penalty is `Partial(PairingPenalty(...), models.model_fn(...))`; for q see
-    `pairing`.
+    `pairing`. The maps are compared as `defenses.at_alp` compares them, by keywords of
+    the same names.
 
     Attributes:
       attention: Weight of the maps; negative leaves them where they are.
       logits: Weight of the logits.
       layers: Whose maps.
+      attention_kind: See `pairing.map_distance`.
+      map_kind: See `pairing.attention_map`.
+      power: See `pairing.attention_map`.
+      floor: See `pairing.unit_map`.
+      layer_reduction: Whether distances of layers are added or averaged.
     """
 
     attention: float = 0.0
     logits: float = 0.0
     layers: tuple[str, ...] = ()
+    attention_kind: pairing.Distance = "l2"
+    map_kind: pairing.MapKind = "sum"
+    power: float = 2.0
+    floor: float = 1e-12
+    layer_reduction: pairing.Reduction = "sum"
 
     def __post_init__(self):
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -130,5 +142,40 @@ class PairingPenalty:
         total = self.logits * pairing.logit_distance(logits, moved, kind="sq")
         if self.attention:
             one, other = (model_fn(z, capture=self.layers).features for z in (x, x_adv))
-            total += self.attention * pairing.attention_distance(one, other)
+            total += self.attention * pairing.attention_distance(
+                one,
+                other,
+                kind=self.attention_kind,
+                map_kind=self.map_kind,
+                power=self.power,
+                floor=self.floor,
+                reduction=self.layer_reduction,
+            )
         return total
+
+
+def mean_penalty(penalties: Sequence[Penalty]) -> Penalty:
+    """The mean of penalties, such as those of surrogates that are climbed jointly.
+
+    Args:
+      penalties: At least one.
+
+    Raises:
+      InputError: there are none.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> bright = lambda x, x_adv, clean, logits: x_adv.sum(axis=1)
+      >>> twice = lambda *given: 2 * bright(*given)
+      >>> x = jnp.ones((1, 2))
+      >>> mean_penalty([bright, twice])(x, x, x, x).tolist()
+      [3.0]
+    """
+    if not penalties:
+        raise InputError("`penalties` must hold at least one, got none.")
+    return Partial(_mean_penalty, tuple(map(as_pytree, penalties)))
+
+
+def _mean_penalty(penalties, x, x_adv, clean, logits) -> Array:
+    found = [each(x, x_adv, clean, logits) for each in penalties]
+    return functools.reduce(operator.add, found) / len(found)

@@ -18,6 +18,7 @@ from robustjax import _checks, _random
 from robustjax._checks import InputError
 from robustjax._gradients import input_gradient
 from robustjax.attacks import _outcome
+from robustjax.attacks.gradient import unit_l1
 from robustjax.attacks.input_diversity import Diversity, smoothed
 from robustjax.objectives import cross_entropy
 from robustjax.types import Array, IteratedAttack, Key, LogitsFn, Objective, Threat
@@ -151,7 +152,7 @@ def transferable(
             variance = _mean(neighbor, num_neighbors, x) - grad
         if smoothing_kernel is not None:
             tuned = smoothed(tuned, smoothing_kernel)
-        total = momentum * state.momentum + _unit_l1(tuned)
+        total = momentum * state.momentum + unit_l1(tuned)
         moved = state.x_adv + _per_image(length, x) * threat.steepest(total)
         moved = threat.project(moved, x).astype(x.dtype)
         return MomentumState(moved, total, variance, state.keys, index)
@@ -198,12 +199,6 @@ def _step_long(threat: Threat, g: Array) -> Array:
     """What makes g, a unit in L1, as long in L1 as a step of length 1, [B, 1, ...]."""
     axes = tuple(range(1, g.ndim))
     return jnp.abs(threat.steepest(g)).sum(axis=axes, keepdims=True)
-
-
-def _unit_l1(grad: Array) -> Array:
-    axes = tuple(range(1, grad.ndim))
-    size = jnp.abs(grad).sum(axis=axes, keepdims=True)
-    return grad / jnp.where(size > 0, size, 1)
 
 
 def _cube(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:

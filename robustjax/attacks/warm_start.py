@@ -4,20 +4,31 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
-from robustjax import _random, pairing
+from robustjax import _checks, _random, pairing
 from robustjax.attacks import _outcome
+from robustjax.attacks.adaptive import Static
 from robustjax.attacks.gradient import Start, pgd, uniform_start
-from robustjax.types import Array, Attack, Key, LogitsFn, Threat
+from robustjax.types import Array, Attack, Key, LogitsFn, Threat, as_pytree
+
+Jitter = Callable[[Key, Array, Array], Array]
 
 
-def warm_start(start: Attack, attack_from: Callable[[Start], Attack]) -> Attack:
+def warm_start(
+    start: Attack,
+    attack_from: Callable[[Start], Attack],
+    *,
+    jitter: Jitter | None = None,
+) -> Attack:
     """An attack that starts at another one's result.
 
     Args:
       start: On the same model, or from another (`transfer`), or without any (`grey`).
       attack_from: A start, `(key, x) -> x'`, to an attack: `lambda s: pgd(threat, ...,
         random_start=s)`.
+      jitter: `(key, x', x) -> x''` such as `around(threat)`: what makes restarts from
+        one place differ. None starts exactly there.
 
     Example:
       >>> from robustjax import attacks, threats
@@ -29,13 +40,43 @@ def warm_start(start: Attack, attack_from: Callable[[Start], Attack]) -> Attack:
       >>> attack(jax.random.key(0), lambda z: z, x, y).tolist()
       [[0.5, 0.625]]
     """
+    return Partial(Static(_warm, (attack_from, jitter)), as_pytree(start))
 
-    def run(key: Key, logits_fn: LogitsFn, x: Array, y: Array) -> Array:
-        first, then = (_random.fold_in(key, number) for number in (0, 1))
-        begun = jax.lax.stop_gradient(start(first, logits_fn, x, y)).astype(x.dtype)
-        return attack_from(lambda key, x: begun)(then, logits_fn, x, y)
 
-    return run
+def _warm(attack_from, jitter, start, key, logits_fn, x: Array, y: Array) -> Array:
+    first, then = (_random.fold_in(key, number) for number in (0, 1))
+    begun = jax.lax.stop_gradient(start(first, logits_fn, x, y)).astype(x.dtype)
+
+    def begin(key: Key, x: Array) -> Array:
+        return begun if jitter is None else jitter(key, begun, x).astype(x.dtype)
+
+    return attack_from(begin)(then, logits_fn, x, y)
+
+
+def around(threat: Threat, share: float = 0.1) -> Jitter:
+    """A jitter of `warm_start`: noise of a share of the radius around a point.
+
+    Args:
+      threat: Ball and box around x, neither of which is left.
+      share: Of the threat's radius, in [0, 1].
+
+    Raises:
+      InputError: `share` is out of range.
+
+    Example:
+      >>> from robustjax import threats
+      >>> x, edge = jnp.full((1, 2), 0.5), jnp.full((1, 2), 0.75)
+      >>> moved = around(threats.linf(0.25), 0.5)(jax.random.key(0), edge, x)
+      >>> bool((moved >= 0.625).all() and (moved <= 0.75).all())
+      True
+    """
+    _checks.fraction(share=share)
+
+    def jitter(key: Key, begun: Array, x: Array) -> Array:
+        near = threat.with_eps(share * threat.eps)
+        return threat.project(near.sample(key, begun), x)
+
+    return jitter
 
 
 def drift(

@@ -15,12 +15,29 @@ from robustjax.types import Attack, LogitsFn, Objective, Threat
 _LOOKS_INSIDE = ("feature_collision", "towards_other")
 _ARRAYS = ("features_fn", "images", "labels")  # which no report shows
 _ASKED = ("layer", "maps")  # of the classifier, for these
+BESIDE = ("information", "pairing")  # an attack's objective
+
+
+class Inside(Protocol):
+    """What attacks that look inside ask of a classifier, or of several jointly."""
+
+    def guides(self, changes: Block, /) -> dict[str, Any]:
+        """What a feature collision needs."""
+        ...
+
+    def penalised(self, attack: Attack, kind: str, changes: Block, /) -> Attack:
+        """The attack with "information" or "pairing" beside its objective."""
+        ...
+
 
 Another = Callable[[str], LogitsFn]
-"""Working directory of a run to the classifier that it left."""
+"""Working directory of a run to the classifier that it left.
+
+One with a method `inside(sources) -> Inside` lets attacks look into surrogates too.
+"""
 
 
-class Views(Protocol):
+class Views(Inside, Protocol):
     """What may be asked of the classifier under attack: `classifiers.Classifier`."""
 
     has_head: bool
@@ -51,16 +68,8 @@ class Views(Protocol):
         """The same as a judge."""
         ...
 
-    def guides(self, changes: Block, /) -> dict[str, Any]:
-        """What a feature collision needs."""
-        ...
-
     def perturbing(self, attack: Attack, changes: Block, /) -> Attack:
         """The attack on templates and queries together."""
-        ...
-
-    def penalised(self, attack: Attack, kind: str, changes: Block, /) -> Attack:
-        """The attack with "information" or "pairing" beside its objective."""
         ...
 
 
@@ -75,17 +84,25 @@ class Builder:
 
     Attributes:
       another: Finds other runs, that `sources` name.
-      views: The classifier under attack, if attacks may look inside.
+      views: The classifier that is climbed, if attacks may look inside.
       penalised: Whether objectives are climbed together with a penalty.
     """
 
     another: Another | None = None
-    views: Views | None = None
+    views: Inside | None = None
     penalised: bool = False
 
     def attack(self, block: Block, begin: Any = None) -> tuple[Attack, dict[str, Any]]:
-        """An attack and its parameters; `begin` is a start in place of the block's."""
+        """An attack and its parameters.
+
+        Args:
+          block: Of an attack, or of one of those inside of it.
+          begin: A start in place of the block's, and of those of blocks inside.
+        """
         given = dict(block)
+        beside = {k: given.pop(k) for k in BESIDE if k in given}
+        if beside:
+            return self._beside(given, beside, begin)
         name = given.pop("name", None)
         factory = lookup("attack", names.ATTACKS, name)
         if factory is attacks.warm_start:
@@ -95,11 +112,15 @@ class Builder:
             asked = {k: given.pop(k) for k in _ASKED if k in given}
             given |= self._guides(name, asked)
         arguments, shown = dict(given), given | asked
-        for inside in ("attack", "own"):
+        elsewhere = self._elsewhere(given)
+        for inside, builder in (("attack", elsewhere), ("own", self)):
             if inside in given:
-                arguments[inside], shown[inside] = self.attack(given[inside])
+                found = builder.attack(given[inside], begin)
+                arguments[inside], shown[inside] = found
+                begin = None
         if "attacks" in given:
-            inner = [self.attack(one) for one in given["attacks"]]
+            inner = [self.attack(one, begin) for one in given["attacks"]]
+            begin = None
             arguments["attacks"] = [attack for attack, _ in inner]
             shown["attacks"] = [parameters for _, parameters in inner]
         if "threat" in given:
@@ -108,7 +129,7 @@ class Builder:
             shown["threat"] = _described(names.THREATS[own["name"]], own)
         if "objective" in given:
             arguments["objective"] = _objective(given["objective"])
-        if self.penalised and "attack" not in given:
+        if self.penalised and not {"attack", "attacks"} & set(given):
             climbed = arguments.get("objective", objectives.cross_entropy)
             arguments["objective"] = attacks.WithPenalty(climbed)
         if "random_start" in given:
@@ -141,17 +162,52 @@ class Builder:
             return attacks.ensemble([self.another(one) for one in workdir])
         return self.another(workdir)
 
+    def _beside(
+        self, given: Block, beside: dict[str, Block], begin: Any
+    ) -> tuple[Attack, dict[str, Any]]:
+        if self.views is None:
+            raise InputError(
+                f"The attack {given.get('name')!r} looks into the classifier: only "
+                "eval.py runs it."
+            )
+        if len(beside) > 1 or self.penalised:
+            raise InputError("An attack takes one of `information` and `pairing`.")
+        inner = dataclasses.replace(self, penalised=True)
+        attack, shown = inner.attack(given, begin)
+        ((kind, changes),) = beside.items()
+        return self.views.penalised(attack, kind, changes), shown | plain(beside)
+
+    def _elsewhere(self, given: Block) -> "Builder":
+        """Of what runs on `sources`, where there is one of them, maybe of several."""
+        sources, look = (
+            given.get("sources") or (),
+            getattr(self.another, "inside", None),
+        )
+        if not sources:
+            return self
+        views = None
+        if look is not None and len(sources) == 1:
+            several = isinstance(sources[0], (list, tuple))
+            views = look(tuple(sources[0]) if several else (sources[0],))
+        return dataclasses.replace(self, views=views)
+
     def _warm_start(self, given: Block) -> tuple[Attack, dict[str, Any]]:
-        if set(given) != {"start", "attack"}:
+        if not {"start", "attack"} <= set(given) <= {"start", "attack", "jitter"}:
             raise InputError(
                 "The block of warm_start must have the blocks `start` and `attack`, "
-                f"got {sorted(given)}."
+                f"and may have `jitter`, a share of the radius; got {sorted(given)}."
             )
         plain = dataclasses.replace(self, penalised=False)
         begun, start = plain.attack(given["start"])
         then, shown = given["attack"], self.attack(given["attack"])[1]
-        attack = attacks.warm_start(begun, lambda start: self.attack(then, start)[0])
-        return attack, {"name": "warm_start", "start": start, "attack": shown}
+        noise, jitter = given.get("jitter", 0.0), None
+        if noise:
+            jitter = attacks.around(build_threat(_threat_of(then)), noise)
+        attack = attacks.warm_start(
+            begun, lambda start: self.attack(then, start)[0], jitter=jitter
+        )
+        own = dict(name="warm_start", start=start, attack=shown, jitter=noise)
+        return attack, own
 
     def _guides(self, name: str, asked: Block) -> dict[str, Any]:
         if self.views is None:
@@ -161,6 +217,16 @@ class Builder:
         accepted = inspect.signature(names.ATTACKS[name]).parameters
         guides = self.views.guides(asked)
         return {name: guides[name] for name in guides if name in accepted}
+
+
+def _threat_of(block: Block) -> Block:
+    """The threat of a block, or of the first inside of it."""
+    if "threat" in block:
+        return block["threat"]
+    inside = block.get("attack") or next(iter(block.get("attacks") or ()), None)
+    if inside is None:
+        raise InputError("`jitter` needs a `threat` in the block `attack`.")
+    return _threat_of(inside)
 
 
 def _objective(given: Any) -> Objective:
@@ -180,6 +246,13 @@ def _start(block: dict[str, Any], threat: Threat | None):
         return call("random_start", threats.gaussian_start, rest(block))
     if threat is None:
         raise InputError("`random_start` 'uniform' needs a `threat` in the same block.")
+    if set(block) - {"name", "clean"}:
+        raise InputError(
+            "`random_start` 'uniform' may have `clean`, the share of images that start "
+            f"where they are, got {sorted(block)}."
+        )
+    if "clean" in block:
+        return threats.sometimes_clean(threat.sample, block["clean"])
     return threat.sample
 
 

@@ -10,6 +10,7 @@ from robustjax import attacks
 from robustjax._checks import InputError, one_of, positive_int
 from robustjax.config import names
 from robustjax.config.attack_blocks import (
+    BESIDE,
     Another,
     Builder,
     Views,
@@ -49,7 +50,7 @@ def build_attack(
     label, access = given.pop("label", None), given.pop("access", None)
     view, joint = given.pop("view", None), given.pop("perturb_templates", False)
     judges, surrogate = given.pop("judges", ()), given.pop("source", None)
-    beside = {k: given.pop(k) for k in ("information", "pairing") if k in given}
+    beside = {k: given.pop(k) for k in BESIDE if k in given}
     if access is not None:
         one_of(("white", "gray", "black"), access=access)
     if len(beside) > 1:

@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 
 from robustjax import data, interpolation, models
 from robustjax._checks import InputError, positive_int
-from robustjax.attacks import expectation
+from robustjax.attacks import Penalty, expectation, penalised
 from robustjax.config import names
 from robustjax.config.blocks import Block, call
 from robustjax.config.critics import Critics
@@ -28,7 +28,7 @@ from robustjax.config.input_transforms import (
     build_transform,
     transformed,
 )
-from robustjax.config.inside import Asked, guides, paired_layers, with_pairing
+from robustjax.config.inside import Asked, guides, paired, pairing_penalty
 from robustjax.config.test_time import (
     FittedDefenses,
     build_defense,
@@ -87,7 +87,8 @@ class Classifier:
         self.has_transform = bool(self._transform)
         draws = (config.get("evaluation") or {}).get("draws", 30)
         positive_int(**{"evaluation.draws": draws})
-        self.paired_layers = paired_layers(config)
+        self._paired = paired(config)
+        self.paired_layers: tuple[str, ...] = self._paired["layers"]
         self.maps_of = (config.get("evaluation") or {}).get("influence_maps")
         self._fitted = FittedDefenses(train, model, params, model_state, directory)
         masked = self.has_transform and self._is_random(train.num_classes)
@@ -166,20 +167,23 @@ class Classifier:
           attack: One that climbs an `attacks.WithPenalty`.
           kind: "information", what critics say, or "pairing", how far the model's maps
             and logits are from the clean image's.
-          changes: See `Critics.penalised`, and `attacks.PairingPenalty`, whose `layers`
-            are those that the run was trained with.
+          changes: See `Critics.penalised` and `pairing`.
 
         Raises:
           InputError: there are no critics, or a value is wrong.
         """
         if kind == "pairing":
-            return with_pairing(attack, self.paired_layers, changes, self.model_fn)
+            return penalised(attack, self.pairing(changes))
         if self.critics is None:
             raise InputError(
                 "`information` in an attack's block needs a run with critics, and a "
                 "classifier that is not random: see configs/namid.py."
             )
         return self.critics.penalised(attack, changes)
+
+    def pairing(self, changes: Block) -> Penalty:
+        """An `attacks.PairingPenalty` as the run compares, but for `changes`."""
+        return pairing_penalty(self._paired, changes, self.model_fn)
 
     def view(self, changes: Block) -> LogitsFn:
         """The classifier with these changes.

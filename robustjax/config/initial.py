@@ -1,5 +1,6 @@
 """Where a run's weights come from, if not from their initialisers."""
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from robustjax._checks import InputError, one_of
 from robustjax.config import names
 from robustjax.config.blocks import make
 from robustjax.config.networks import MODEL, Networks
-from robustjax.config.runs import Config, load_checkpoint, read_config
+from robustjax.config.runs import Config, Loaded, load_checkpoint, read_config
 from robustjax.types import PyTree
 
 _FRESH = ("head", "buffer", "denoise")  # what fine-tuning may start anew
@@ -37,6 +38,10 @@ def initial_weights(
       workdir: Where the run is kept: one that has begun goes on without its sources,
         which may be gone by then.
 
+    Returns:
+      A function of the first weights, or None where nothing replaces them. Of their
+      shapes alone (`jax.eval_shape`) it says whether the sources fit.
+
     Raises:
       InputError: there is no such run or file, or its network is another.
     """
@@ -51,11 +56,14 @@ def initial_weights(
         _check_file(path)
     theirs: Any = None if is_file else read_config(path)
 
-    def start(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
+    @functools.cache  # asked twice: whether it fits, and for the weights
+    def source_weights() -> tuple[PyTree, PyTree]:
         if is_file:
-            found = _from_file(path, config)
-        else:
-            found = load_checkpoint(theirs, path, "best", mesh).weights(MODEL)
+            return _from_file(path, config)
+        return load_checkpoint(theirs, path, "best", mesh).weights(MODEL)
+
+    def start(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
+        found = source_weights()
         if adopt is not None:
             params, model_state = adopt(params, model_state)
         own = networks.weights(params, model_state, MODEL)
@@ -141,29 +149,41 @@ def _merged(mine: PyTree, theirs: PyTree, source: str) -> PyTree:
 def _adopting(config: Config, networks: Networks, mesh: Mesh) -> training.Adopt | None:
     """Takes over the networks of other runs that `config.adopt` names by directory.
 
+    "DIR:model" is a run's classifier, as is DIR of a run that has no other networks;
+    else the one of the same name is taken.
+
     Raises:
       InputError: there is no such run, or its network is another.
     """
-    given = {k: v for k, v in (config.get("adopt") or {}).items() if v is not None}
-    sources: dict[str, Any] = {v: read_config(Path(v)) for v in given.values()}
+    given = {k: str(v) for k, v in (config.get("adopt") or {}).items() if v is not None}
+    sources = {source.partition(":")[0] for source in given.values()}
+    configs: dict[str, Any] = {source: read_config(Path(source)) for source in sources}
     for name in given:
         one_of(networks.others, adopt=name)
     if not given:
         return None
 
+    @functools.cache
+    def run(source: str) -> Loaded:
+        return load_checkpoint(configs[source], Path(source), "best", mesh)
+
     def adopt(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
         params, model_state = dict(params), dict(model_state)
-        runs = {v: load_checkpoint(sources[v], Path(v), "best", mesh) for v in sources}
-        for name, workdir in given.items():
-            one_of(runs[workdir].run.networks.others, **{f"adopt.{name}": name})
-            runs[workdir].check_trained(name)
-            state = runs[workdir].state
-            found = state.evaluated_params[name], state.model_state[name]
+        for name, place in given.items():
+            workdir, _, asked = place.partition(":")
+            others = run(workdir).run.networks.others
+            there = asked or (name if others else MODEL)
+            one_of((MODEL, *others), **{f"adopt.{name}": there})
+            found = run(workdir).weights(there)
             if _shapes(found) != _shapes((params[name], model_state[name])):
-                block = sources[workdir].networks[name].to_dict()
+                block, theirs = f"networks.{there}", configs[workdir]
+                if there == MODEL:
+                    block, shown = MODEL, theirs.model.to_dict()
+                else:
+                    shown = theirs.networks[there].to_dict()
                 raise InputError(
                     f"`adopt.{name}` is another network in {workdir}: its block "
-                    f"networks.{name} is {block}."
+                    f"{block} is {shown}."
                 )
             params[name], model_state[name] = found
         return params, model_state

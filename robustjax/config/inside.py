@@ -1,6 +1,7 @@
 """What attackers who look inside a network ask of it."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ from jax.tree_util import Partial
 
 from robustjax import attacks, data, pairing
 from robustjax.config.blocks import Block, call
-from robustjax.types import Array, Attack, Model, ModelFn, PyTree
+from robustjax.types import Array, Model, ModelFn, PyTree
+
+_COMPARED = ("attention_kind", "map_kind", "power", "floor", "layer_reduction")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,28 +51,54 @@ def guides(
     )
 
 
-def paired_layers(config: Any) -> tuple[str, ...]:
-    """The layers whose maps a run pairs in its last stage, or that it is judged by."""
+def paired(config: Any) -> dict[str, Any]:
+    """What a run pairs in its last stage, as keywords of `attacks.PairingPenalty`.
+
+    Its layers, or that by which it is judged, and how it compares their maps; a loss
+    inside of another (`awp`, `base`) counts.
+    """
     stages = config.get("stages") or ()
     loss = (config.get(stages[-1]) or {}).get("loss") if stages else None
+    while loss and not loss.get("layers"):
+        loss = loss.get("loss") or loss.get("base")
+    if loss:
+        found = {name: loss[name] for name in _COMPARED if name in loss}
+        return found | dict(layers=tuple(loss["layers"]))
     layer = (config.get("evaluation") or {}).get("layer")
-    return tuple((loss or {}).get("layers") or ((layer,) if layer else ()))
+    return dict(layers=(layer,) if layer else ())
 
 
-def with_pairing(
-    attack: Attack, layers: tuple[str, ...], changes: Block, model_fn: ModelFn
-) -> Attack:
-    """The attack with an `attacks.PairingPenalty` beside its objective.
+def pairing_penalty(
+    run: Mapping[str, Any], changes: Block, model_fn: ModelFn
+) -> attacks.Penalty:
+    """An `attacks.PairingPenalty` of a model.
 
     Args:
-      attack: One that climbs an `attacks.WithPenalty`.
-      layers: Whose maps, where `changes` name none.
-      changes: The penalty's weights.
+      run: From `paired`.
+      changes: The penalty's weights, and what else is not as in the run.
       model_fn: The model.
 
     Raises:
       InputError: a keyword or value is wrong.
     """
-    given = dict(layers=layers) | dict(changes)
-    penalty = call("pairing", attacks.PairingPenalty, given)
-    return attacks.penalised(attack, Partial(penalty, model_fn))
+    penalty = call("pairing", attacks.PairingPenalty, dict(run) | dict(changes))
+    return Partial(penalty, model_fn)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Joint:
+    """Features of several models, one after the other."""
+
+    def __call__(self, features_fns: tuple[Any, ...], x: Array) -> Array:
+        found = [features_fn(x) for features_fn in features_fns]
+        return jnp.concatenate([a.reshape(len(a), -1) for a in found], axis=1)
+
+
+def joint_guides(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a collision with the features of several models needs.
+
+    Args:
+      found: From `guides`, of each; the images are those of the first.
+    """
+    features = tuple(each["features_fn"] for each in found)
+    return found[0] | dict(features_fn=Partial(_Joint(), features))

@@ -70,6 +70,7 @@ ATTACKS = {
     "grey": attacks.grey,
     "restarts": attacks.restarts,
     "worst_case": attacks.worst_case,
+    "strongest": attacks.strongest,
     "masked": attacks.masked,
     "early_stop": attacks.early_stop,
     "transfer": attacks.transfer,

@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 from robustjax import data, evaluation, training
 from robustjax._checks import InputError, one_of
 from robustjax.config import names
-from robustjax.config.attack_blocks import Another
 from robustjax.config.attacks import build_attack
 from robustjax.config.blocks import Block, call
 from robustjax.config.classifiers import Classifier
@@ -67,7 +66,8 @@ def run(config: Config, mesh: Mesh, *, progress_bar: bool = True) -> Run:
       InputError: a name, a keyword or a value in the config is wrong.
     """
     splits = load_data(config)
-    sample = data.as_float(jnp.asarray(splits.train.images[:1]))
+    first = _as_tested(dataclasses.replace(splits, train=splits.train.take(slice(1))))
+    sample = data.as_float(jnp.asarray(first.images))
     networks = build_networks(config, num_classes=splits.train.num_classes)
     augment = build_augmentation(config.data.augment)
     options = call("loop", training.LoopOptions, config.loop, progress_bar=progress_bar)
@@ -85,12 +85,27 @@ def run(config: Config, mesh: Mesh, *, progress_bar: bool = True) -> Run:
 def load_data(config: Config) -> data.Splits:
     """The splits that `config.data` names."""
     block = config.data
+    crop = block.get("crop")
+    if crop is not None and "random_resized_crop" not in block.augment:
+        raise InputError(
+            f"`data.crop` {crop} leaves training images larger than those of the test: "
+            "add data.augment.random_resized_crop of this size."
+        )
     return data.load(
         block.name,
         data_dir=block.data_dir,
         validation=block.validation,
         image_size=block.image_size,
+        crop=crop,
     )
+
+
+def _as_tested(splits: data.Splits) -> data.Dataset:
+    """The training images, no larger than those of the test."""
+    side, _ = splits.test.images.shape[1:3]
+    if splits.train.images.shape[1:] == splits.test.images.shape[1:]:
+        return splits.train
+    return data.centred(splits.train, side)
 
 
 def build_classifier(
@@ -113,7 +128,7 @@ def build_classifier(
     """
     augment = build_augmentation(config.data.augment)
     return Classifier(
-        config, splits.train, augment, model, params, model_state, **options
+        config, _as_tested(splits), augment, model, params, model_state, **options
     )
 
 
@@ -270,26 +285,6 @@ def load_checkpoint(
         mesh=mesh,
     )
     return Loaded(config, workdir, described, stages, state)
-
-
-def another_run(mesh: Mesh, own: Restored | None = None) -> Another:
-    """Finds the classifiers of other runs, for those who attack from them.
-
-    "DIR:reference" is another classifier of a run than its model; ":reference" one of
-    the run `own`.
-    """
-
-    def another(source: str) -> LogitsFn:
-        given, _, network = source.partition(":")
-        if given:
-            found = restore(Path(given), mesh, network=network or MODEL).classifier
-        elif own is None:
-            raise InputError(f"`source` must name a run, got {source!r}.")
-        else:
-            found = own.another(network)
-        return found.source or found.logits_fn
-
-    return another
 
 
 def resolved(config: Config) -> dict[str, Any]:

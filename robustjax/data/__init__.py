@@ -18,5 +18,6 @@ from robustjax.data.dataset import Splits as Splits
 from robustjax.data.dataset import stratified_subset as stratified_subset
 from robustjax.data.derived import joined as joined
 from robustjax.data.derived import mapped as mapped
+from robustjax.data.sources import centred as centred
 from robustjax.data.sources import load as load
 from robustjax.data.template_batches import template_batches as template_batches

@@ -1,5 +1,6 @@
 """Data sets by name: digits, image folders, and whatever TFDS has prepared."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -16,6 +17,7 @@ def load(
     validation: float = 0.0,
     seed: int = 0,
     image_size: int | None = None,
+    crop: int | None = None,
 ) -> Splits:
     """Train, validation and test images of a data set, read into memory.
 
@@ -36,6 +38,8 @@ def load(
       seed: Of that cut. The test split does not depend on it.
       image_size: Side of the square that images are resized and centre-cropped to;
         None keeps them. Needed where sizes differ.
+      crop: Side of the centre that is cut out of validation and test images after that;
+        training images stay larger, for `random_resized_crop`.
 
     Returns:
       The splits, uint8 (digits: float32 in [0, 1]). TFDS examples are in the order of
@@ -56,13 +60,56 @@ def load(
     """
     if image_size is not None:
         _checks.positive_int(image_size=image_size)
+    if crop is not None:
+        _check_crop(crop, image_size)
     if name == "digits":
         splits = _digits(image_size)
     elif name == "image_folder":
         splits = _folder.read(data_dir, image_size)
     else:
         splits = _tfds.read(name, data_dir, image_size)
-    return _arrange(splits, name, validation, seed)
+    arranged = _arrange(splits, name, validation, seed)
+    if crop is None:
+        return arranged
+    own = arranged.validation
+    return dataclasses.replace(
+        arranged,
+        validation=None if own is None else centred(own, crop),
+        test=centred(arranged.test, crop),
+    )
+
+
+def centred(dataset: Dataset, side: int) -> Dataset:
+    """The centre of every image, [N, side, side, C]; odd rests are left at the end.
+
+    Args:
+      dataset: Images that are no smaller.
+      side: In pixels.
+
+    Raises:
+      InputError: the images are smaller.
+
+    Example:
+      >>> centred(load("digits").test, 4)
+      Dataset('digits', 597 images 4x4x1 float32, 10 classes)
+    """
+    height, width = dataset.images.shape[1:3]
+    if side > min(height, width):
+        raise _checks.InputError(
+            f"`crop` must be at most the images' size, {height}x{width}, got {side}."
+        )
+    top, left = (height - side) // 2, (width - side) // 2
+    cut = dataset.images[:, top : top + side, left : left + side]
+    return dataclasses.replace(dataset, images=np.ascontiguousarray(cut))
+
+
+def _check_crop(crop: int, image_size: int | None) -> None:
+    _checks.positive_int(crop=crop)
+    if image_size is None or crop > image_size:
+        raise _checks.InputError(
+            f"`crop` must be at most `image_size`, got {crop} and {image_size}: images "
+            "are resized to the latter, then cut."
+        )
 
 
 def _digits(image_size: int | None) -> dict[str, Dataset]:

@@ -1,10 +1,12 @@
 """What the adversarial losses share."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 
+from robustjax import objectives
 from robustjax.types import (
     Array,
     Attack,
@@ -85,6 +87,22 @@ def paired(model: Model, terms: Terms, *, statistics: Statistics) -> Objective:
         return loss, LossAux(adv.model_state, metrics)
 
     return objective
+
+
+def mixed_cross_entropy(
+    clean: Array, adv: Array, y: Array, *, clean_weight: float, label_smoothing: float
+) -> tuple[Array, dict[str, Array]]:
+    """(1 - w) * cross-entropy(adv) + w * cross-entropy(clean), and both accuracies.
+
+    At w = 1/2 the mean over clean and adversarial rows, mixed-minibatch PGD; at w = 0
+    the clean rows are not looked at.
+    """
+    each = functools.partial(objectives.cross_entropy, label_smoothing=label_smoothing)
+    loss = (1 - clean_weight) * each(adv, y).mean()
+    if clean_weight:
+        loss += clean_weight * each(clean, y).mean()
+    right = {"accuracy/clean": accuracy(clean, y), "accuracy/robust": accuracy(adv, y)}
+    return loss, right
 
 
 def accuracy(logits: Array, y: Array) -> Array:

@@ -4,8 +4,8 @@ import functools
 
 import jax.numpy as jnp
 
-from robustjax import _checks, objectives
-from robustjax.defenses._common import accuracy, crafting
+from robustjax import _checks
+from robustjax.defenses._common import crafting, mixed_cross_entropy
 from robustjax.types import (
     AdversarialLoss,
     Array,
@@ -55,18 +55,10 @@ def adversarial(
       >>> loss_fn = adversarial(model, attack)
     """
     _checks.fraction(clean_weight=clean_weight, label_smoothing=label_smoothing)
-    cross_entropy = functools.partial(
-        objectives.cross_entropy, label_smoothing=label_smoothing
-    )
-
     mixed = clean_weight > 0
-
-    def terms(clean: Array, adv: Array, y: Array) -> tuple[Array, dict[str, Array]]:
-        loss = (1 - clean_weight) * cross_entropy(adv, y).mean()
-        if mixed:
-            loss += clean_weight * cross_entropy(clean, y).mean()
-        metrics = {"accuracy/clean": accuracy(clean, y)}
-        return loss, metrics | {"accuracy/robust": accuracy(adv, y)}
+    terms = functools.partial(
+        mixed_cross_entropy, clean_weight=clean_weight, label_smoothing=label_smoothing
+    )
 
     def objective(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array

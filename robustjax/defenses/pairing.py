@@ -13,17 +13,20 @@ flattens the loss along what the training attack finds: judge by `at_alp_adaptiv
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 
-from robustjax import _checks, objectives, pairing
+from robustjax import _checks, pairing
 from robustjax._checks import InputError
-from robustjax.defenses._common import accuracy, clean_and_adversarial, crafting
-from robustjax.pairing import Distance, LogitDistance, MapKind
+from robustjax.defenses._common import (
+    clean_and_adversarial,
+    crafting,
+    mixed_cross_entropy,
+)
+from robustjax.pairing import Distance, LogitDistance, MapKind, Reduction
 from robustjax.types import (
     AdversarialLoss,
     Array,
@@ -48,12 +51,12 @@ class _Attention:
     map_kind: MapKind
     power: float
     floor: float
-    reduction: Literal["sum", "mean"]
+    reduction: Reduction
 
     def __post_init__(self):
         _checks.one_of(get_args(Distance), attention_kind=self.kind)
         _checks.one_of(get_args(MapKind), map_kind=self.map_kind)
-        _checks.one_of(("sum", "mean"), layer_reduction=self.reduction)
+        _checks.one_of(get_args(Reduction), layer_reduction=self.reduction)
         _checks.positive(power=self.power)
         _checks.non_negative(floor=self.floor)
         if isinstance(self.layers, str) or not self.layers:
@@ -64,15 +67,15 @@ class _Attention:
 
     def distance(self, one: Mapping[str, Array], other: Mapping[str, Array]) -> Array:
         """[B]."""
-        total = pairing.attention_distance(
+        return pairing.attention_distance(
             one,
             other,
             kind=self.kind,
             map_kind=self.map_kind,
             power=self.power,
             floor=self.floor,
+            reduction=self.reduction,
         )
-        return total / len(one) if self.reduction == "mean" else total
 
 
 def at_alp(
@@ -87,7 +90,7 @@ def at_alp(
     map_kind: MapKind = "sum",
     power: float = 2.0,
     floor: float = 1e-12,
-    layer_reduction: Literal["sum", "mean"] = "sum",
+    layer_reduction: Reduction = "sum",
     clean_weight: float = 0.5,
     label_smoothing: float = 0.1,
     detach_clean: bool = False,
@@ -146,6 +149,7 @@ def at_alp(
     attention = _Attention(
         layers, attention_kind, map_kind, power, floor, layer_reduction
     )
+    mixed = dict(clean_weight=clean_weight, label_smoothing=label_smoothing)
     capture = tuple(layers) if attention_weight else ()
     apart = jax.lax.stop_gradient if detach_clean else lambda a: a
 
@@ -176,9 +180,8 @@ def at_alp(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
     ) -> tuple[Array, LossAux]:
         clean, adv, out = forward(params, model_state, key, batch.x, x_adv)
-        loss, metrics = _cross_entropy(
-            clean[0], adv[0], batch.y, clean_weight, label_smoothing
-        )
+        loss, metrics = mixed_cross_entropy(clean[0], adv[0], batch.y, **mixed)
+        metrics["loss/cross_entropy"] = loss
         if logit_weight:
             off = pairing.logit_distance(apart(clean[0]), adv[0], kind=logit_kind)
             metrics["loss/logit"] = off.mean()
@@ -205,7 +208,7 @@ def teacher_attention(
     map_kind: MapKind = "sum",
     power: float = 2.0,
     floor: float = 1e-12,
-    layer_reduction: Literal["sum", "mean"] = "sum",
+    layer_reduction: Reduction = "sum",
     clean_weight: float = 0.5,
     label_smoothing: float = 0.1,
     attack_mode: Mode = "eval",
@@ -252,6 +255,8 @@ def teacher_attention(
         layers, attention_kind, map_kind, power, floor, layer_reduction
     )
 
+    mixed = dict(clean_weight=clean_weight, label_smoothing=label_smoothing)
+
     def objective(
         params: PyTree, model_state: PyTree, key: Key, batch: Batch, x_adv: Array
     ) -> tuple[Array, LossAux]:
@@ -263,26 +268,11 @@ def teacher_attention(
         taught = reference.apply(fixed, model_state, batch.x, capture=layers).features
         features = {name: a[count:] for name, a in out.features.items()}
         clean, adv = out.logits[:count], out.logits[count:]
-        loss, metrics = _cross_entropy(
-            clean, adv, batch.y, clean_weight, label_smoothing
-        )
+        loss, metrics = mixed_cross_entropy(clean, adv, batch.y, **mixed)
+        metrics["loss/cross_entropy"] = loss
         metrics["loss/attention"] = attention.distance(taught, features).mean()
         loss += attention_weight * metrics["loss/attention"]
         return loss, LossAux(out.model_state, metrics)
 
     craft = crafting(model, attack, mode=attack_mode)
     return AdversarialLoss(craft, objective)
-
-
-def _cross_entropy(
-    clean: Array, adv: Array, y: Array, clean_weight: float, label_smoothing: float
-) -> tuple[Array, dict[str, Array]]:
-    each = functools.partial(objectives.cross_entropy, label_smoothing=label_smoothing)
-    loss = (1 - clean_weight) * each(adv, y).mean()
-    if clean_weight:
-        loss += clean_weight * each(clean, y).mean()
-    return loss, {
-        "loss/cross_entropy": loss,
-        "accuracy/clean": accuracy(clean, y),
-        "accuracy/robust": accuracy(adv, y),
-    }

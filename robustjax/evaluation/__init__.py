@@ -1,5 +1,10 @@
 """Evaluation: plain arrays per example, and reports made of them."""
 
+from robustjax.evaluation._access_section import access_cells as access_cells
+from robustjax.evaluation._access_section import access_lines as access_lines
+from robustjax.evaluation._access_section import (
+    surrogate_accuracies as surrogate_accuracies,
+)
 from robustjax.evaluation.attention import KeyArea as KeyArea
 from robustjax.evaluation.attention import Subject as Subject
 from robustjax.evaluation.attention import attention_of as attention_of
@@ -39,6 +44,7 @@ from robustjax.evaluation.landscape import Surface as Surface
 from robustjax.evaluation.landscape import gradient_health as gradient_health
 from robustjax.evaluation.landscape import loss_surface as loss_surface
 from robustjax.evaluation.limits import InconsistentError as InconsistentError
+from robustjax.evaluation.limits import above_limit as above_limit
 from robustjax.evaluation.limits import by_access as by_access
 from robustjax.evaluation.limits import class_prior as class_prior
 from robustjax.evaluation.limits import inconsistencies as inconsistencies
@@ -71,6 +77,10 @@ from robustjax.evaluation.statistics import mean_and_deviation as mean_and_devia
 from robustjax.evaluation.statistics import tango_interval as tango_interval
 from robustjax.evaluation.statistics import wilson_interval as wilson_interval
 from robustjax.evaluation.steps import step_curves as step_curves
+from robustjax.evaluation.test_time import inference_cost as inference_cost
+from robustjax.evaluation.test_time import judge_test_time as judge_test_time
+from robustjax.evaluation.test_time import multiply_adds as multiply_adds
+from robustjax.evaluation.test_time import summarise_test_time as summarise_test_time
 from robustjax.evaluation.true_label import benign_twin_share as benign_twin_share
 from robustjax.evaluation.true_label import oracle_share as oracle_share
 from robustjax.evaluation.unfinished import forget as forget

@@ -1,5 +1,6 @@
 """The failure indicators one by one: from what was seen to a number and a line."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -36,73 +37,97 @@ class Found(NamedTuple):
     doubt: float = 0.0
 
 
-class Seen(NamedTuple):
-    """What several indicators need.
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What several indicators need, each looked at when the first one asks.
 
     Attributes:
       result: The evaluation.
       of: The classifier and the subset.
-      standing: What the worst case leaves of the subset, shares, [n].
-      draws: That judge, and that are climbed.
-      changing: Whether two calls differ, [n].
-      logits: Of the clean images, [n, K] or [n, S, K].
-      walks: PGD from several starts; none without a radius or a gradient.
-      why: Why there is no walk.
-      gradients: As `_probes.useless_gradients`.
+      rows: The subset's places in the result, [n].
     """
 
     result: Robustness
     of: Subject
-    standing: np.ndarray
-    draws: tuple[int, int]
-    changing: np.ndarray
-    logits: np.ndarray
-    walks: list[Path]
-    why: str
-    gradients: dict[str, np.ndarray] | None
+    rows: np.ndarray
+
+    @functools.cached_property
+    def draws(self) -> tuple[int, int]:
+        """That judge, and that are climbed; 1 without any."""
+        return _probes.has_draws(self.of)
+
+    @functools.cached_property
+    def logits(self) -> np.ndarray:
+        """Of the clean images, [n, K] or [n, S, K]."""
+        return _probes.logits(self.of)
+
+    @functools.cached_property
+    def changing(self) -> np.ndarray:
+        """Whether two calls differ, [n]."""
+        return _probes.differs(self.logits, _probes.logits(self.of))
 
     @property
     def exact(self) -> bool:
         """Whether the same image always gets the same answer."""
         return self.draws[0] == 1 and not self.changing.any()
 
-    def right(self, path: Path) -> np.ndarray:
-        """Right after a run, anywhere on its way where that can be said, [n]."""
-        if not self.exact or self.of.climbed is not self.of.judge:
-            return path.correct
-        return path.correct & ~path.broken.any(axis=1)
+    @functools.cached_property
+    def gradients(self) -> dict[str, np.ndarray] | None:
+        """As `_probes.useless_gradients`."""
+        return _probes.useless_gradients(self.of)
 
     @property
+    def no_radius(self) -> str:
+        """Why there is no ball to look in; empty where there is one."""
+        radius = float(self.of.threat.eps)
+        if 0 < radius < math.inf:
+            return ""
+        return f"There is no radius to walk in: eps is {radius:g}."
+
+    @property
+    def obstacle(self) -> str:
+        """Why nothing can walk; empty where something can."""
+        if self.gradients is None:
+            return "The classifier has no gradient."
+        return self.no_radius
+
+    @functools.cached_property
+    def walks(self) -> list[Path]:
+        """PGD from several starts; none where there is an obstacle."""
+        if self.obstacle:
+            return []
+        return [_probes.path(self.of, number) for number in range(STARTS)]
+
+    @functools.cached_property
+    def standing(self) -> np.ndarray:
+        """What the worst case leaves of the subset, shares, [n]."""
+        left = np.asarray(self.result.worst_case_correct, float)[self.rows]
+        if self.walks and not any(attack.counts for attack in self.result.attacks):
+            # Nothing was attacked yet: the first walk stands for the evaluation.
+            left = _probes.worst([left, self.right(self.walks[0])], self.exact)
+        return left
+
+    @functools.cached_property
     def left(self) -> np.ndarray:
         """What the worst case and all walks leave, shares, [n]."""
         rows = [self.standing, *map(self.right, self.walks)]
         return _probes.worst(rows, self.exact)
 
+    @functools.cached_property
+    def curve(self) -> list[tuple[float, float]]:
+        """Radius and accuracy under one walk each, ascending."""
+        found = []
+        for eps in _probes.radii(self.of):
+            same = eps == self.of.radius
+            walk = self.walks[0] if same else _probes.path(self.of, eps=eps)
+            found.append((eps, float(np.mean(walk.correct))))
+        return found
 
-def look(result: Robustness, of: Subject, rows: np.ndarray) -> Seen:
-    gradients = _probes.useless_gradients(of)
-    radius = float(of.threat.eps)
-    why = ""
-    if gradients is None:
-        why = "The classifier has no gradient."
-    elif not 0 < radius < math.inf:
-        why = f"There is no radius to walk in: eps is {radius:g}."
-    seen = Seen(
-        result,
-        of,
-        standing=np.asarray(result.worst_case_correct, float)[rows],
-        draws=_probes.has_draws(of),
-        changing=_probes.random_share(of),
-        logits=_probes.logits(of),
-        walks=[] if why else [_probes.path(of, i) for i in range(STARTS)],
-        why=why,
-        gradients=gradients,
-    )
-    if seen.walks and not any(attack.counts for attack in result.attacks):
-        # Nothing was attacked yet: the first walk stands for the evaluation.
-        first = [seen.standing, seen.right(seen.walks[0])]
-        seen = seen._replace(standing=_probes.worst(first, seen.exact))
-    return seen
+    def right(self, path: Path) -> np.ndarray:
+        """Right after a run, anywhere on its way where that can be said, [n]."""
+        if not self.exact or self.of.climbed is not self.of.judge:
+            return path.correct
+        return path.correct & ~path.broken.any(axis=1)
 
 
 def gradient(seen: Seen) -> Found:
@@ -140,7 +165,9 @@ def silent_success(seen: Seen) -> Found:
         silent = broken & (seen.result.worst_case_correct >= 0.5)
         return _share(silent, f"on the way of {len(recorded)} recorded attacks")
     if not seen.walks or seen.of.climbed is not seen.of.judge:
-        return Found(None, seen.why or "Attacks climb another function than judges.")
+        return Found(
+            None, seen.obstacle or "Attacks climb another function than judges."
+        )
     walk = seen.walks[0]
     silent = walk.broken.any(axis=1) & walk.correct & (seen.standing > 0.5)
     return _share(silent, "on the way of one run of PGD of our own")
@@ -155,19 +182,22 @@ def _share(rows: Any, what: str) -> Found:
 def incomplete(seen: Seen) -> Found:
     if not seen.exact:
         return Found(None, "A random classifier: its losses are noisy.")
-    recorded = [a for a in seen.result.attacks if a.counts and a.losses is not None]
+    recorded = [
+        (len(attack.losses[0]), attack.name, attack.losses, attack.broken_along)
+        for attack in seen.result.attacks
+        if attack.counts and attack.losses is not None
+    ]
     if recorded:
-        longest = max(recorded, key=lambda attack: np.shape(attack.losses)[1])
-        losses, broken, what = longest.losses, longest.broken_along, longest.name
+        _, what, losses, broken = max(recorded, key=lambda one: one[0])
         standing = seen.result.worst_case_correct >= 0.5
     elif seen.walks:
         losses, broken = seen.walks[0].losses, seen.walks[0].broken
         standing, what = seen.standing > 0.5, "PGD of our own"
     else:
-        return Found(None, seen.why)
+        return Found(None, seen.obstacle)
     if broken is not None:
         standing = standing & ~broken.any(axis=1)
-    count = np.shape(losses)[1]
+    count = len(losses[0])
     if count < 4:
         return Found(None, f"{what} made fewer than 4 steps.")
     if not standing.any():
@@ -230,7 +260,7 @@ def transfer(seen: Seen, surrogates: Sequence[LogitsFn]) -> Found:
     total = len(seen.result.index)
     for i, more in enumerate(reached):
         gaps += [(more - less, total, 0.0) for less in reached[i + 1 :]]
-    if seen.walks or (surrogates and not seen.why):
+    if not seen.no_radius:
         for other in surrogates:
             moved = _probes.path(seen.of, climbed=other).correct
             found = _net(seen, seen.left, moved)
@@ -244,7 +274,7 @@ def transfer(seen: Seen, surrogates: Sequence[LogitsFn]) -> Found:
 
 def unbounded(seen: Seen) -> Found:
     if seen.gradients is None:
-        return Found(None, seen.why)
+        return Found(None, seen.obstacle)
     left = _probes.unbounded(seen.of).correct
     count = round(float(np.sum(left)))
     detail = f"{count} of {len(left)} images are right anywhere in the box."
@@ -259,8 +289,8 @@ def queries(seen: Seen, num_queries: int) -> Found:
             total = len(seen.result.index)
             detail = f"Square broke {broken} of {total} images after {attack.name}'s "
             return Found(broken / total, detail + "gradient attacks.", broken)
-    if not 0 < float(seen.of.threat.eps) < math.inf or seen.of.x.ndim != 4:
-        return Found(None, seen.why or "Square needs images.")
+    if seen.no_radius:
+        return Found(None, seen.no_radius)
     after = _probes.under_square(seen.of, num_queries)
     found = _net(seen, seen.left, after)
     what = f"Square of {num_queries} queries leaves {100 * np.mean(after):.1f}%"
@@ -283,62 +313,64 @@ def _gain(seen: Seen, before: np.ndarray, rows: list[np.ndarray], what: str) -> 
     return found._replace(detail=words)
 
 
-def with_radius(seen: Seen, num_draws: int, num_images: int) -> dict[str, Found]:
-    """What walks within the radius, and at others, say."""
-    names = ("more_steps", "more_restarts", "monotone", "chance", "one_step")
+def more_steps(seen: Seen) -> Found:
     if not seen.walks:
-        nothing = Found(None, seen.why)
-        return dict.fromkeys((*names, "noise", "logit_scale"), nothing)
-    walks, of = seen.walks, seen.of
-    on = seen.right(_probes.path(of, start=walks[0].x_adv))
-    scales = (*SCALES, _probes.own_scale(seen.logits, of.y))
-    scaled = [seen.right(_probes.path(of, scale=scale)) for scale in scales]
-    return dict(
-        more_steps=_gain(seen, seen.left, [on], f"within {2 * of.num_steps} steps"),
-        more_restarts=_gain(
-            seen,
-            seen.standing,
-            [seen.right(walk) for walk in walks],
-            f"from {STARTS} new starts",
-        ),
-        logit_scale=_gain(seen, seen.left, scaled, "at another scale of the logits"),
-        one_step=_net(seen, seen.left, _probes.one_step(of).correct),
-        noise=_noise(seen, num_draws, num_images),
-        **_curve(seen),
-    )
+        return Found(None, seen.obstacle)
+    on = seen.right(_probes.path(seen.of, start=seen.walks[0].x_adv))
+    return _gain(seen, seen.left, [on], f"within {2 * seen.of.num_steps} steps")
 
 
-def _curve(seen: Seen) -> dict[str, Found]:
-    of = seen.of
-    found = [(eps, _probes.path(of, eps=eps).correct) for eps in _probes.radii(of)]
-    means = [float(np.mean(correct)) for _, correct in found]
+def more_restarts(seen: Seen) -> Found:
+    if not seen.walks:
+        return Found(None, seen.obstacle)
+    rows = [seen.right(walk) for walk in seen.walks]
+    return _gain(seen, seen.standing, rows, f"from {STARTS} new starts")
+
+
+def logit_scale(seen: Seen) -> Found:
+    if not seen.walks:
+        return Found(None, seen.obstacle)
+    scales = (*SCALES, _probes.own_scale(seen.logits, seen.of.y))
+    rows = [seen.right(_probes.path(seen.of, scale=scale)) for scale in scales]
+    return _gain(seen, seen.left, rows, "at another scale of the logits")
+
+
+def one_step(seen: Seen) -> Found:
+    if not seen.walks:
+        return Found(None, seen.obstacle)
+    return _net(seen, seen.left, _probes.one_step(seen.of).correct)
+
+
+def monotone(seen: Seen) -> Found:
+    if not seen.walks:
+        return Found(None, seen.obstacle)
     rises = [
-        (later - sooner, i, j)
-        for i, sooner in enumerate(means)
-        for j, later in enumerate(means)
-        if i < j
+        (later - sooner, sooner, small, later, large)
+        for i, (small, sooner) in enumerate(seen.curve)
+        for large, later in seen.curve[i + 1 :]
     ]
-    rise, low, high = max(rises, default=(0.0, 0, 0))
-    words = "{:.1f}% at eps {:g}, {:.1f}% at {:g}.".format(
-        *(100 * means[low], found[low][0], 100 * means[high], found[high][0])
-    )
-    doubt = 0.0 if seen.exact else 3 / math.sqrt(len(of.x))
-    monotone = Found(rise, words, round(rise * len(of.x)), doubt)
-    if of.threat.name != "linf":
-        return dict(monotone=monotone, chance=Found(None, "L-inf only."))
-    prior = class_prior(of.y)
-    over = means[-1] - prior
-    words = (
-        f"{100 * means[-1]:.1f}% at eps {found[-1][0]:g}, chance {100 * prior:.1f}%."
-    )
-    return dict(
-        monotone=monotone, chance=Found(over, words, round(over * len(of.x)), doubt)
-    )
+    rise, sooner, small, later, large = max(rises)
+    words = f"{sooner:.1%} at eps {small:g}, {later:.1%} at {large:g}."
+    return Found(rise, words, round(rise * len(seen.of.x)), _doubt(seen))
 
 
-def _noise(seen: Seen, num_draws: int, num_images: int) -> Found:
-    if not seen.exact:
-        return Found(None, "A random classifier: many draws break anything.")
+def chance(seen: Seen) -> Found:
+    if not seen.walks or seen.of.threat.name != "linf":
+        return Found(None, seen.obstacle or "L-inf only.")
+    (eps, reached), prior = seen.curve[-1], class_prior(seen.of.y)
+    over = reached - prior
+    words = f"{reached:.1%} at eps {eps:g}, where chance is {prior:.1%}."
+    return Found(over, words, round(over * len(seen.of.x)), _doubt(seen))
+
+
+def _doubt(seen: Seen) -> float:
+    return 0.0 if seen.exact else 3 / math.sqrt(len(seen.of.x))
+
+
+def noise(seen: Seen, num_draws: int, num_images: int) -> Found:
+    if not seen.walks or not seen.exact:
+        random = "A random classifier: many draws break anything."
+        return Found(None, seen.obstacle or random)
     if not _probes.can_be_queried(seen.of):
         return Found(None, "A transductive classifier: noise would be its company.")
     rows = np.flatnonzero(seen.left > 0.5)[:num_images]

@@ -21,7 +21,7 @@ from robustjax.types import Array, Key, LogitsFn, Threat, is_transductive
 
 SCALES = (0.01, 0.1, 10.0, 100.0)
 STARTS = 5
-_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+_FACTORS = (0.5, 0.75, 1.0, 2.0, 4.0)
 _TOLERANCE = 1e-3  # of the largest logit: other programs round otherwise
 
 
@@ -153,21 +153,15 @@ def one_step(of: Subject) -> Path:
 
 
 def unbounded(of: Subject) -> Path:
-    """PGD that may go anywhere in the box of pixels, by signs, a tenth of it a step."""
+    """PGD that may go anywhere in the box, by signs, twice across it in its steps."""
     whole = of.threat
     if whole.name != "linf":
         whole = threats.linf(of.box, bounds=of.threat.bounds)
-    return path(
-        dataclasses.replace(
-            of, threat=whole, step_size=_tenth(of, whole), climbed=of.climbed
-        ),
-        eps=of.box,
+    share = min(1.0, 2 / of.num_steps)  # of the box; `path` stretches it by the radius
+    walker = dataclasses.replace(
+        of, threat=whole, step_size=share * (float(whole.eps) or of.box)
     )
-
-
-def _tenth(of: Subject, whole: Threat) -> float:
-    """The step that `path` stretches to a tenth of the box."""
-    return 0.1 * (float(whole.eps) or of.box)
+    return path(walker, eps=of.box)
 
 
 def radii(of: Subject) -> list[float]:
@@ -193,11 +187,6 @@ def own_scale(logits: np.ndarray, y: np.ndarray) -> float:
     return 1 / middle if np.isfinite(middle) and middle > 0 else 1.0
 
 
-def random_share(of: Subject) -> np.ndarray:
-    """Whether two calls of one program differ, [n] bool."""
-    return _differs(logits(of), logits(of))
-
-
 def company_share(of: Subject) -> np.ndarray:
     """Whether logits change with the other images of the batch, [n] bool.
 
@@ -218,11 +207,12 @@ def company_share(of: Subject) -> np.ndarray:
     for keep in (0, 1):
         run = lambda x, *_, keep=keep: beside(x, keep)
         one, other, stayed = of.over(run)
-        changed |= _differs(one, other) & stayed
+        changed |= differs(one, other) & stayed
     return changed
 
 
-def _differs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def differs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Whether rows differ by more than rounding does, [n] bool."""
     finite = np.abs(one[np.isfinite(one)])
     scale = max(float(finite.max(initial=0.0)), 1e-30)
     close = np.isclose(one, other, rtol=0, atol=_TOLERANCE * scale, equal_nan=True)

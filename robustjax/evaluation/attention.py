@@ -199,7 +199,8 @@ def box_masks(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Masks of pixels inside boxes, [B, H, W] bool.
 
     Args:
-      boxes: (top, left, bottom, right) of each image, the last two exclusive, [B, 4].
+      boxes: (top, left, bottom, right) of each image, the last two exclusive, [B, 4];
+        four times NaN for an image without a box, whose mask is empty.
       shape: (H, W).
 
     Raises:
@@ -214,10 +215,12 @@ def box_masks(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         raise InputError(f"`boxes` must be [B, 4], got shape {boxes.shape}.")
     top, left, bottom, right = boxes.T
     whole = (top >= 0) & (left >= 0) & (bottom <= shape[0]) & (right <= shape[1])
-    if not (whole & (top < bottom) & (left < right)).all():
+    fits = whole & (top < bottom) & (left < right)
+    fits |= np.isnan(boxes.astype(float)).all(axis=1)
+    if not fits.all():
         raise InputError(
-            f"`boxes` must be (top, left, bottom, right) inside {shape}, got "
-            f"{boxes[~(whole & (top < bottom) & (left < right))][0].tolist()}."
+            f"`boxes` must be (top, left, bottom, right) inside {shape}, or NaN for "
+            f"none, got {boxes[~fits][0].tolist()}."
         )
     rows, columns = (np.arange(size)[None] for size in shape)
     inside = (rows >= top[:, None]) & (rows < bottom[:, None])

@@ -108,7 +108,7 @@ def binarization(
     """Runs an attack on classifiers that have an adversarial example for certain.
 
     See "Increasing Confidence in Adversarial Robustness Evaluations" (Zimmermann et
-    al., 2022), section 4; defaults are of the paper and its code, but for the number of
+    al., 2022); defaults are of the paper and its code, but for the number of
     images (512 there). The readout is the hyperplane of largest margin, which
     unregularised logistic regression (theirs) tends to. The decision boundary lies
     between the boundary point and the middle of the margin, 1 - `closeness` of the way

@@ -1,5 +1,7 @@
 """A test-time defense beside the model without it, on the same adversarial images."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -61,30 +63,64 @@ def beside_bare(
       >>> row["bare"], row["defended"], row["dsr"]
       (0.5, 0.5, 1.0)
     """
-    _checks.positive_int(batch_size=batch_size)
-    check_kept(result, dataset)
-    predict, total = as_pytree(bare_logits_fn), len(result.index)
-    size = block_size((predict,), batch_size, total, mesh)
-
-    def right(images: Any) -> np.ndarray:
-        blocks = rows_of((images, dataset.labels[:total]), size, mesh)
-        rows = [sharding.to_host(_right(predict, *block)) for block in blocks]
-        return np.concatenate(rows)[:total]
-
-    clean = right(dataset.images[:total])
+    clean, *attacked = right_on_points(
+        result, dataset, bare_logits_fn, batch_size=batch_size, mesh=mesh
+    )
     rows: list[dict[str, Any]] = [_row("clean", clean, result.clean_correct)]
     worst = clean.copy()
-    for attack in result.attacks:
-        bare = right(attack.x_adv)
+    for attack, bare in zip(result.attacks, attacked, strict=True):
         worst &= bare if attack.counts else True
         rows.append(_row(attack.name, bare, attack.correct) | _dsr(clean, bare, attack))
     rows.append(_row("worst case", worst, result.worst_case_correct))
-    return dict(num_examples=total, rows=rows)
+    return dict(num_examples=len(result.index), rows=rows)
 
 
-@jax.jit
-def _right(predict: LogitsFn, x: Array, y: Array) -> Array:
-    return ~broken(predict(as_float(x)), y)
+def right(logits: Array, y: Array) -> Array:
+    """Whether the prediction is the label, [B]."""
+    return ~broken(logits, y)
+
+
+def right_on_points(
+    result: Robustness,
+    dataset: Dataset,
+    logits_fn: LogitsFn,
+    *,
+    judge: Callable[[Array, Array], Array] = right,
+    batch_size: int = 512,
+    mesh: Mesh | None = None,
+) -> list[np.ndarray]:
+    """Whether another classifier is right on the images and on each attack's points.
+
+    Args:
+      result: Of `evaluate` with `keep_adversarial=True`.
+      dataset: What it was evaluated on.
+      logits_fn: The other classifier.
+      judge: `(its answers, labels [B]) -> [B] bool`.
+      batch_size: Images at a time.
+      mesh: Devices, by default all of them.
+
+    Returns:
+      [N] bool of the clean images, and then of every attack.
+
+    Raises:
+      InputError: x_adv was not kept, or the data set is another one.
+    """
+    _checks.positive_int(batch_size=batch_size)
+    check_kept(result, dataset)
+    predict, total = as_pytree(logits_fn), len(result.index)
+    size = block_size((predict,), batch_size, total, mesh)
+
+    def of(images: Any) -> np.ndarray:
+        blocks = rows_of((images, dataset.labels[:total]), size, mesh)
+        rows = [sharding.to_host(_judged(judge, predict, *block)) for block in blocks]
+        return np.concatenate(rows)[:total]
+
+    return [of(dataset.images[:total]), *(of(a.x_adv) for a in result.attacks)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _judged(judge: Any, predict: LogitsFn, x: Array, y: Array) -> Array:
+    return judge(predict(as_float(x)), y)
 
 
 def _row(name: str, bare: np.ndarray, defended: np.ndarray) -> dict[str, Any]:

@@ -6,13 +6,13 @@ nothing; a pass of the real one is timed once.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from robustjax.attacks import StagedAttack
 from robustjax.data import Dataset, as_float
@@ -72,7 +72,7 @@ def count_passes(attack: Attack, shape: Sequence[int], num_classes: int) -> Pass
     y = jax.ShapeDtypeStruct((1,), jnp.int32)
     jaxpr = jax.make_jaxpr(run)(weights, x, y).jaxpr
     forward = backward = 0.0
-    for eqn, times in _products(jaxpr, 1.0):
+    for eqn, times in products(jaxpr, 1.0):
         shapes = [v.aval.shape for v in eqn.invars]
         if weights.shape not in shapes:
             continue
@@ -85,12 +85,14 @@ def count_passes(attack: Attack, shape: Sequence[int], num_classes: int) -> Pass
     return Passes(forward, backward)
 
 
-def _products(jaxpr: Any, times: float) -> Iterator[tuple[Any, float]]:
-    """Every matrix product of a program, and how often it is made."""
+def products(
+    jaxpr: Any, times: float, names: Sequence[str] = ("dot_general",)
+) -> Iterator[tuple[Any, float]]:
+    """Every matrix product (or `names`) of a program, and how often it is made."""
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
+        if eqn.primitive.name in names:
             yield eqn, times
-        inside = list(jax.core.jaxprs_in_params(eqn.params))
+        inside = list(_inside(eqn.params))
         times_inside = times
         if eqn.primitive.name == "scan":
             times_inside = times * eqn.params["length"]
@@ -99,7 +101,15 @@ def _products(jaxpr: Any, times: float) -> Iterator[tuple[Any, float]]:
         if eqn.primitive.name == "cond":
             inside = [max(inside, key=lambda one: _size(one))]
         for one in inside:
-            yield from _products(one, times_inside)
+            yield from products(one, times_inside, names)
+
+
+def _inside(params: Mapping[str, Any]) -> Iterator[Any]:
+    """The programs in an equation."""
+    for value in params.values():
+        for one in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(one, (ClosedJaxpr, Jaxpr)):
+                yield one.jaxpr if isinstance(one, ClosedJaxpr) else one
 
 
 def _limit(condition: Any) -> float:
@@ -113,7 +123,7 @@ def _limit(condition: Any) -> float:
 
 
 def _size(jaxpr: Any) -> float:
-    return sum(times for _, times in _products(jaxpr, 1.0))
+    return sum(times for _, times in products(jaxpr, 1.0))
 
 
 def _counted(attack: Attack, shape: Sequence[int], num_classes: int) -> Passes:

@@ -6,7 +6,7 @@ threshold; docs/indicators.md lists them with their sources. A flag is no proof,
 flag is none either: an attack that knows the defense is still needed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -63,6 +63,7 @@ def indicators(
     num_draws: int = 10_000,
     num_queries: int = 500,
     num_directions: int = 100,
+    only: Sequence[str] | None = None,
 ) -> tuple[Indicator, ...]:
     """All failure indicators, in the order of docs/indicators.md.
 
@@ -89,6 +90,7 @@ def indicators(
       num_draws: Points of noise for each.
       num_queries: Of a short Square, where AutoAttack's did not run.
       num_directions: Of the stability under noise.
+      only: Names of indicators, which cost what they need; None is all.
 
     Raises:
       InputError: an argument is out of range, or `result` is of other images.
@@ -102,9 +104,10 @@ def indicators(
       >>> blind = lambda z: jnp.sign(jnp.concatenate([0.5 - z, z - 0.5], -1))[:, 0, 0]
       >>> result = evaluation.evaluate(blind, dataset, [], key=jax.random.key(0))
       >>> found = indicators(result, blind, dataset, threats.linf(0.1),
-      ...     key=jax.random.key(1), step_size=0.025, num_steps=4, num_draws=64)
-      >>> [one.name for one in found if one.flagged][:2]
-      ['gradient', 'noise_stability']
+      ...     key=jax.random.key(1), step_size=0.02, num_steps=4,
+      ...     only=("gradient", "random"))
+      >>> [(one.name, one.value, one.flagged) for one in found]
+      [('gradient', 1.0, True), ('random', 0.0, False)]
     """
     _checks.positive_int(
         num_steps=num_steps, batch_size=batch_size, subset=subset, num_draws=num_draws
@@ -113,6 +116,8 @@ def indicators(
     _checks.positive_int(num_directions=num_directions)
     _checks.non_negative(step_size=step_size)
     _checks.keys(key)
+    for name in only or ():
+        _checks.one_of([rule.name for rule in RULES], only=name)
     check_same_images(result, dataset)
     judge = as_pytree(logits_fn)
     rows = _probes.subset_rows(len(result.index), subset)
@@ -128,24 +133,31 @@ def indicators(
         step_size=float(step_size),
         num_steps=num_steps,
     )
-    seen = _measures.look(result, of, rows)
-    sizes = dict(draws=num_draws, images=noise_subset, queries=num_queries)
-    found = dict(
-        gradient=_measures.gradient(seen),
-        noise_stability=_measures.noise_stability(seen, num_directions),
-        silent_success=_measures.silent_success(seen),
-        incomplete_optimisation=_measures.incomplete(seen),
-        random=_measures.random(seen),
-        transductive=_measures.transductive(seen),
-        probabilities=_measures.probabilities(seen),
-        precision=_measures.precision(seen),
-        not_a_number=_measures.not_a_number(seen),
-        transfer=_measures.transfer(seen, tuple(map(as_pytree, surrogates))),
-        unbounded=_measures.unbounded(seen),
-        queries=_measures.queries(seen, sizes["queries"]),
-        **_measures.with_radius(seen, sizes["draws"], sizes["images"]),
+    seen = _measures.Seen(result, of, rows)
+    m, models = _measures, tuple(map(as_pytree, surrogates))
+    measures: dict[str, Callable[[], Found]] = dict(
+        gradient=lambda: m.gradient(seen),
+        noise_stability=lambda: m.noise_stability(seen, num_directions),
+        silent_success=lambda: m.silent_success(seen),
+        incomplete_optimisation=lambda: m.incomplete(seen),
+        more_steps=lambda: m.more_steps(seen),
+        more_restarts=lambda: m.more_restarts(seen),
+        transfer=lambda: m.transfer(seen, models),
+        unbounded=lambda: m.unbounded(seen),
+        monotone=lambda: m.monotone(seen),
+        chance=lambda: m.chance(seen),
+        one_step=lambda: m.one_step(seen),
+        noise=lambda: m.noise(seen, num_draws, noise_subset),
+        queries=lambda: m.queries(seen, num_queries),
+        random=lambda: m.random(seen),
+        transductive=lambda: m.transductive(seen),
+        probabilities=lambda: m.probabilities(seen),
+        logit_scale=lambda: m.logit_scale(seen),
+        precision=lambda: m.precision(seen),
+        not_a_number=lambda: m.not_a_number(seen),
     )
-    return tuple(_judged(rule, found[rule.name]) for rule in RULES)
+    chosen = [rule for rule in RULES if only is None or rule.name in only]
+    return tuple(_judged(rule, measures[rule.name]()) for rule in chosen)
 
 
 def _judged(rule: Rule, found: Found) -> Indicator:

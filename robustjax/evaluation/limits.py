@@ -55,6 +55,28 @@ def has_constant_solution(parameters: Mapping[str, Any]) -> bool:
     return threat.get("name") == "linf" and eps >= (high - low) / 2
 
 
+def above_limit(curve: Mapping[str, Any]) -> list[str]:
+    """Where a robustness curve is above what any classifier can have, a line each.
+
+    Args:
+      curve: `eps`, `accuracy`, and perhaps `limit`, numbers or None, one for each.
+
+    Example:
+      >>> above_limit(dict(eps=[0.1, 0.5], accuracy=[0.9, 0.25], limit=[None, 0.1]))
+      ['eps 0.5 of the curve: 25.00% is above the limit of every classifier, 10.00%...']
+    """
+    limits = curve.get("limit") or [None] * len(curve["eps"])
+    return [
+        f"eps {eps:g} of the curve: {100 * accuracy:.2f}% is above the limit of every "
+        f"classifier, {100 * limit:.2f}%, since one grey image is within reach of all: "
+        "the attack failed."
+        for eps, accuracy, limit in zip(
+            curve["eps"], curve["accuracy"], limits, strict=True
+        )
+        if limit is not None and accuracy > limit
+    ]
+
+
 def by_access(result: Robustness) -> dict[str, float]:
     """The worst case over the attacks of each kind of access that was tried.
 
@@ -83,16 +105,20 @@ def disagreements(result: Robustness) -> list[str]:
 def _worst_by_access(
     result: Robustness, attacks: Sequence[AttackResult]
 ) -> dict[str, float]:
-    found = {}
-    for access in ACCESS:
-        chosen = [a for a in attacks if _access(a.parameters) == access]
-        if chosen:
-            rows = [(result.clean_correct, result.clean_seen)]
-            rows += [(attack.correct, attack.seen) for attack in chosen]
-            correct = np.stack([right for right, _ in rows])
-            seen = np.stack([right if s is None else s for right, s in rows])
-            found[access] = float(worst_so_far(correct, seen, result.draws)[-1].mean())
-    return found
+    return {
+        access: worst_over(result, chosen)
+        for access in ACCESS
+        if (chosen := [a for a in attacks if _access(a.parameters) == access])
+    }
+
+
+def worst_over(result: Robustness, attacks: Sequence[AttackResult]) -> float:
+    """The accuracy that some of an evaluation's attacks leave, the worst per image."""
+    rows = [(result.clean_correct, result.clean_seen)]
+    rows += [(attack.correct, attack.seen) for attack in attacks]
+    correct = np.stack([right for right, _ in rows])
+    seen = np.stack([right if s is None else s for right, s in rows])
+    return float(worst_so_far(correct, seen, result.draws)[-1].mean())
 
 
 def inconsistencies(accuracies: Mapping[str, float]) -> list[str]:
@@ -123,7 +149,14 @@ def _access(parameters: Mapping[str, Any]) -> str | None:
     """None for what needs no access at all, or has another attacker's work in it."""
     if "access" in parameters:
         return parameters["access"]
-    start = parameters.get("start") or {}
-    if parameters.get("name") in _MODEL_FREE or start.get("name") == "transfer":
+    if parameters.get("name") in _MODEL_FREE or _borrows(parameters.get("start")):
         return None
     return "white"
+
+
+def _borrows(start: Mapping[str, Any] | None) -> bool:
+    """Whether there are transferred examples in where an attack starts."""
+    if not start:
+        return False
+    inside = [start.get("attack"), start.get("start"), *(start.get("attacks") or [])]
+    return start.get("name") == "transfer" or any(map(_borrows, inside))

@@ -151,7 +151,7 @@ def write_report(directory: Path, summary: Mapping[str, Any], **given: Any) -> N
         for name, written in files.items():
             partial[name].write_bytes(written)
         if given.get("result") is not None:
-            save_outcomes(directory, _told_apart(given["result"]))
+            save_outcomes(directory, given["result"])
         for name, path in partial.items():
             path.replace(directory / name)
         for name in before - set(files):
@@ -161,17 +161,6 @@ def write_report(directory: Path, summary: Mapping[str, Any], **given: Any) -> N
     finally:
         for path in partial.values():
             _remove(path)
-
-
-def _told_apart(result: Robustness) -> Robustness:
-    """Attacks of one name get numbers: a report is not lost for a name."""
-    names: list[str] = []
-    for attack in result.attacks:
-        before = sum(a.name == attack.name for a in result.attacks[: len(names)])
-        names.append(f"{attack.name} ({before + 1})" if before else attack.name)
-    pairs = zip(result.attacks, names, strict=True)
-    attacks = tuple(dataclasses.replace(a, name=name) for a, name in pairs)
-    return dataclasses.replace(result, attacks=attacks)
 
 
 def _pictures_there(directory: Path) -> set[str]:

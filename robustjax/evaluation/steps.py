@@ -24,14 +24,16 @@ def step_curves(
     steps: Sequence[int],
     *,
     key: Key,
+    num_restarts: int = 1,
     batch_size: int = 512,
     num_examples: int | None = None,
     mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """Accuracy and mean cross-entropy after so many steps, by step size, JSON-able.
 
-    One run per step size, looked at on its way: nothing recompiles, and a curve costs
-    little more than its longest attack.
+    One run per step size and restart, looked at on its way: nothing recompiles, and a
+    curve costs little more than its longest attack. Restarts count per image: an
+    iterate is as bad as the worst of those after as many steps.
 
     Args:
       logits_fn: The classifier.
@@ -41,18 +43,22 @@ def step_curves(
       step_sizes: On the pixel scale.
       steps: Ascending.
       key: A typed key; used per image as in `evaluate`.
+      num_restarts: Of each, one after another; those that are left do not run once all
+        images of a batch are broken at every look.
       batch_size: Images at a time; memory grows with `batch_size * len(steps)`.
       num_examples: Only the first that many; None for all.
       mesh: Devices, by default all of them.
 
     Returns:
-      `steps`, `step_sizes`, `num_examples`, and lists [S][T]: `accuracy` at the iterate
-      after t steps, `worst` over the iterates up to there, and `loss`.
+      `steps`, `step_sizes`, `num_examples`, `num_restarts`, and lists [S][T]:
+      `accuracy` at the iterates after t steps, `worst` over those up to there, and
+      `loss`, the mean over images of the largest.
 
     Raises:
       InputError: an argument is out of range.
     """
     _checks.positive(step_sizes=np.asarray(step_sizes))
+    _checks.positive_int(num_restarts=num_restarts)
     predict = as_pytree(logits_fn)
     total = len(dataset) if num_examples is None else num_examples
 
@@ -63,11 +69,26 @@ def step_curves(
         seen = attack(keys, predict, x, batch.y)[1]
         return seen.broken.T, seen.value.T
 
+    again = [key, *(jax.random.fold_in(key, n) for n in range(1, num_restarts))]
+
+    def worst_run(batch, step_size) -> tuple[np.ndarray, np.ndarray]:
+        """Broken and value, [B, T], over the restarts."""
+        broken, value = None, None
+        for restart in again:
+            new, loss = sharding.to_host(run(restart, predict, batch, step_size))
+            broken = new if broken is None else broken | new
+            value = loss if value is None else np.maximum(value, loss)
+            if broken.all():
+                break
+        assert broken is not None
+        assert value is not None
+        return broken, value
+
     found = dict(accuracy=[], worst=[], loss=[])
     for step_size in step_sizes:
         blocks = batches_of(predict, dataset, batch_size, num_examples, mesh)
         size = jnp.float32(step_size)
-        rows = [sharding.to_host(run(key, predict, b, size)) for b in blocks]
+        rows = [worst_run(block, size) for block in blocks]
         broken, value = (
             np.concatenate(part)[:total] for part in zip(*rows, strict=True)
         )
@@ -76,4 +97,5 @@ def step_curves(
         found["worst"].append((1 - ever.mean(axis=0)).tolist())
         found["loss"].append(value.mean(axis=0).tolist())
     numbers = dict(steps=list(map(int, steps)), step_sizes=list(map(float, step_sizes)))
-    return dict(num_examples=total, **numbers, **found)
+    numbers |= dict(num_examples=total, num_restarts=num_restarts)
+    return numbers | found

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from robustjax import _checks, build, data, evaluation
-from robustjax import _provenance as provenance
 from robustjax.evaluation import NamedAttack, Robustness
+from robustjax.judging.context import context_of
 from robustjax.judging.evidence import Subject, Wanted, gathered
 from robustjax.judging.progress import Bar, in_words
 from robustjax.types import Array, Key, LogitsFn, Threat
@@ -156,7 +156,8 @@ def evaluate(
         named.append(_transferred(name, surrogate, block))
     if not named:
         raise _checks.InputError("`suite` must hold at least one attack, got none.")
-    bar, advance = None, {}
+    bar: Bar | None = None
+    advance: dict[str, Any] = {}
     if progress:
         expected = evaluation.estimate(logits_fn, dataset, named, batch_size=batch_size)
         print(in_words(expected, named))
@@ -181,15 +182,11 @@ def evaluate(
         features_fn=features_fn,
     )
     given = gathered(wanted or Wanted(), subject, result)
-    given["context"] = dict(
+    given["context"] = context_of(
+        key,
         data=f"{len(dataset)} images given",
         suite=suite if isinstance(suite, str) else "given",
-        key=str(jax.random.key_data(key).tolist()),
         threat=block["threat"],
-        device=provenance.device(),
-        precision=provenance.precision(),
-        commit=provenance.commit(),
-        versions=provenance.versions(),
     )
     summary = evaluation.summarise(result)
     content, pictures = evaluation.compose(summary, **given)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from robustjax import _provenance as provenance
 from robustjax import build, evaluation, training
+from robustjax.judging.context import context_of
 from robustjax.judging.evidence import Subject, Wanted, gathered, surfaces
 from robustjax.judging.progress import Bar, in_words
 
@@ -130,8 +130,9 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
     if steps is not None:
         more["steps"] = build.step_curves(classifier, test, block, steps, **chosen)
     if radii is not None and attack_at is not None:
-        given = chosen | dict(source=classifier.source)
-        correct = evaluation.robustness_curve(predict, test, attack_at, radii, **given)
+        correct = evaluation.robustness_curve(
+            *(predict, test, attack_at, radii), source=classifier.source, **chosen
+        )
         more["curve"] = build.as_curve(block, radii, correct, result.labels)
     subject = Subject(
         logits_fn=predict,
@@ -148,17 +149,14 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
     more = gathered(options.wanted, subject, result) | more
     summary = evaluation.summarise(result)
     if first:
-        context = dict(
+        context = context_of(
+            chosen["key"],
             workdir=str(workdir),
             checkpoint=step,
             data=repr(test),
             suite=options.suite,
             seed=options.seed,
             threat=dict(block["threat"]),
-            device=provenance.device(),
-            precision=provenance.precision(),
-            commit=provenance.commit(),
-            versions=provenance.versions(),
             config=build.resolved(config),
         )
         evaluation.write_report(report, summary, context=context, **more)

@@ -313,8 +313,13 @@ def _windows(x: Array, window: int, border: Border) -> Array:
 def _check_block(op: str, weighting: str, window: int, border: str | None) -> None:
     _checks.one_of(get_args(Op), op=op)
     _checks.one_of(get_args(Weighting), weighting=weighting)
+    if border is not None and op not in _BORDERS:
+        raise InputError(
+            f"`border` is of the operations {', '.join(_BORDERS)}; {op} has none, got "
+            f"{border!r}: leave it out."
+        )
     if border is not None:
-        _checks.one_of(_BORDERS.get(op, (None,)), border=border)
+        _checks.one_of(_BORDERS[op], border=border)
     _check_window(window)
 
 

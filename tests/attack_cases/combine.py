@@ -25,6 +25,9 @@ CASES = {
         iterated=False,
         representative=True,
     ),
+    "strongest": AttackCase(
+        lambda t: attacks.strongest([attacks.fgsm(t), _pgd(t)]), iterated=False
+    ),
     "worst-case": AttackCase(
         lambda t: attacks.worst_case([attacks.fgsm(t), _pgd(t)]), iterated=False
     ),

@@ -209,6 +209,23 @@ def test_targets_at_once_are_the_same(at_once):
     np.testing.assert_array_equal(one[4:], X[4:])  # misclassified as they are
 
 
+def test_every_wrong_class_is_tried_however_many_there_are():
+    tried = []
+
+    def attack_towards(target):
+        def attack(key, logits_fn, x, y):
+            jax.debug.callback(lambda t: tried.append(int(t[0])), target)
+            return x
+
+        return attack
+
+    f = lambda x: jnp.linspace(1.0, 0.0, 120)[None] + 0 * x.sum()
+    x, y = jnp.zeros((1, 3)), jnp.array([0])
+    attacks.each_target(attack_towards, None)(jax.random.key(0), f, x, y)
+    jax.effects_barrier()
+    assert sorted(tried) == list(range(1, 120))
+
+
 @pytest.mark.parametrize("name", UNLIKE)
 def test_one_trace_jit_is_eager_and_images_are_apart(name):
     chex.clear_trace_counter()
@@ -283,9 +300,14 @@ def test_a_random_start_may_differ_per_image():
     np.testing.assert_allclose(threats.l2(0.5).norm(unit - x), 0.25, atol=1e-6)
 
 
-def soft(attack):
-    y = jnp.full((8, 5), 0.2)
-    return lambda: attack(jax.random.key(0), logits_fn, jnp.float32(X), y)
+@pytest.mark.parametrize(
+    "name", ["step_ll", "least_likely", "runner_up", "random", "every"]
+)
+def test_of_a_distribution_the_label_is_its_likeliest_class(name):
+    soft = np.full((8, 5), 0.1)
+    soft[np.arange(8), LABELS] = 0.6
+    attack = MAKERS[name](threats.linf(EPS))
+    np.testing.assert_array_equal(attacked(attack, y=soft), attacked(attack))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +339,6 @@ def soft(attack):
             lambda t: targeted_pgd(t, "every", at_once=0),
             "`at_once` .* got 0",
         ),
-        (lambda t: soft(attacks.step_ll(t))(), r"`y` must be labels \[B\]"),
     ],
 )
 def test_errors_name_the_argument_and_the_value(make, message):

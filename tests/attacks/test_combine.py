@@ -105,6 +105,23 @@ def test_fewer_restarts_at_once_are_the_same(at_once):
         np.testing.assert_allclose(*results, atol=1e-6)  # ties included
 
 
+def test_the_strongest_is_the_worst_point_of_all_and_not_the_first_success():
+    amounts = (0.02, -0.15, 0.15, 0.3)
+    attack = attacks.strongest([moved(amount) for amount in amounts])
+    x_adv = jax.jit(lambda x, y: attack(jax.random.key(0), logits_fn, x, y))(X, RIGHT)
+    points = np.stack([np.asarray(X) + np.float32(amount) for amount in amounts])
+    logits = np.stack([logits_fn(jnp.asarray(p)) for p in points]).astype(np.float64)
+    labels = np.asarray(RIGHT)
+    wrong = logits.argmax(axis=2) != labels
+    each = np.take_along_axis(logits, labels[None, :, None], axis=2)[..., 0]
+    loss = np.log(np.exp(logits).sum(axis=2)) - each
+    chosen = [max(range(4), key=lambda a: (wrong[a, i], loss[a, i])) for i in range(16)]
+    np.testing.assert_allclose(x_adv, points[chosen, np.arange(16)], atol=1e-6)
+    assert len(set(chosen)) > 1
+    with pytest.raises(InputError, match="at least one attack"):
+        attacks.strongest([])
+
+
 def test_restarts_at_once_must_divide():
     with pytest.raises(InputError, match=r"`at_once` must divide .* 4 and 6"):
         attacks.restarts(moved(0.1), 6, at_once=4)

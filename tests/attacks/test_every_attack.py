@@ -3,6 +3,7 @@
 One representative of each family runs by default; all others are `slow`.
 """
 
+import collections
 import functools
 
 import cases
@@ -68,6 +69,9 @@ def threat_of(name, eps=None):
 every_attack = pytest.mark.parametrize("name", marked(cases.ATTACKS))
 
 
+TRACES = collections.Counter()
+
+
 @functools.cache
 def runner(name, threat_name):
     """One compilation per pair: the radius is an argument where it may be."""
@@ -75,6 +79,7 @@ def runner(name, threat_name):
     case = cases.ATTACKS[name]
 
     def run(eps, keys, x, y):
+        TRACES[name, threat_name] += 1
         threat = make(eps if case.maps_over_eps else radius)
         return case.make(threat)(keys, logits_fn, x, y)
 
@@ -125,6 +130,19 @@ def test_guarantees(name, threat_name):
     np.testing.assert_allclose(others[:3], x_adv[:3], atol=1e-5)
 
 
+@having(on_host=False)
+def test_one_trace(name):
+    """Other values of the same shapes are traced no second time."""
+    case = cases.ATTACKS[name]
+    _, eps = cases.THREATS[case.threats[0]]
+    run = runner(name, case.threats[0])
+    run(eps, keys(), X, Y)
+    before = TRACES[name, case.threats[0]]
+    for i in range(3):
+        run(eps, jax.random.split(jax.random.key(i), 6), X * 0.3 * i, Y)
+    assert TRACES[name, case.threats[0]] == before > 0
+
+
 @having(independent=True, on_host=False)
 def test_jit_is_eager_and_a_batch_of_one_agrees(name):
     case = cases.ATTACKS[name]
@@ -133,20 +151,6 @@ def test_jit_is_eager_and_a_batch_of_one_agrees(name):
     attack = case.make(threat_of(name))
     one = attack(keys()[:1], logits_fn, X[:1], Y[:1])
     np.testing.assert_allclose(one, x_adv[:1], atol=1e-4)
-
-
-@having(on_host=False)
-def test_one_trace(name):
-    chex.clear_trace_counter()
-    attack = cases.ATTACKS[name].make(threat_of(name))
-
-    @jax.jit
-    @chex.assert_max_traces(n=1)
-    def run(key, x, y):
-        return attack(key, logits_fn, x, y)
-
-    for i in range(3):
-        run(jax.random.key(i), X * 0.3 * i, Y)
 
 
 @every_attack
@@ -179,8 +183,16 @@ def test_the_radius_maps(name):
         np.testing.assert_allclose(x_adv, run(radius, keys(), X, Y), atol=1e-4)
 
 
-@pytest.mark.parametrize("num_classes", [2, 3])
-@every_attack
+def few_classes():
+    """Two by default; of three by default what two are too few for."""
+    for name, case in cases.ATTACKS.items():
+        for num_classes in (2, 3):
+            quick = case.representative and (num_classes == 2 or case.least_classes > 2)
+            marks = () if quick else (pytest.mark.slow,)
+            yield pytest.param(name, num_classes, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "num_classes"), few_classes())
 def test_few_classes_work_or_are_refused(name, num_classes):
     case = cases.ATTACKS[name]
     few = lambda x: logits_fn(x)[:, :num_classes]

@@ -116,6 +116,34 @@ def test_one_step_is_the_sign_of_the_pull():
     assert (x_adv != np.asarray(X)).any()
 
 
+def test_momentum_adds_up_unit_gradients():
+    def weights(x):  # a linear map: the gradient by hand
+        return x.reshape(x.shape[0], -1) @ FEATURES
+
+    about = dict(num_targets=1, num_steps=4, step_size=0.03)
+    attack = feature_collision(
+        threats.linf(0.08), weights, POOL, LABELS, momentum=0.9, **about
+    )
+    found = run(attack, y=Y)
+    plain = run(
+        feature_collision(threats.linf(0.08), weights, POOL, LABELS, **about), y=Y
+    )
+    a, pool = np.asarray(FEATURES, np.float64), np.asarray(POOL).reshape(8, -1)
+    for image in range(4):
+        x = np.asarray(X[image], np.float64).reshape(-1)
+        others = np.flatnonzero(np.asarray(LABELS) != int(Y[image]))
+        distances = (((pool[others] - x) @ a) ** 2).sum(axis=1)
+        goal = pool[others[distances.argmin()]] @ a
+        z, total = x, np.zeros_like(x)
+        for _ in range(4):
+            slope = -2 * (z @ a - goal) @ a.T
+            total = 0.9 * total + slope / np.abs(slope).sum()
+            z = np.clip(np.clip(z + 0.03 * np.sign(total), x - 0.08, x + 0.08), 0, 1)
+        if (found[image] != X[image]).any():  # else x itself was the better candidate
+            np.testing.assert_allclose(found[image].reshape(-1), z, atol=1e-5)
+    assert (np.abs(found - plain) > 1e-3).any()
+
+
 def test_more_guides_are_no_weaker_and_the_ball_holds():
     def loss(count):
         attack = feature_collision(

@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from robustjax import InputError
-from robustjax.data import load
+from robustjax.data import centred, load
 
 
 def one_line(name, **arguments):
@@ -145,3 +145,21 @@ def test_importing_stays_light():
     command = [sys.executable, "-c", code]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_the_test_is_the_centre_and_training_images_stay_larger():
+    whole = load("digits", validation=100)
+    cut = load("digits", validation=100, image_size=8, crop=5)
+    np.testing.assert_array_equal(cut.train.images, whole.train.images)
+    for name in ("validation", "test"):
+        images = getattr(whole, name).images[:, 1:6, 1:6]
+        np.testing.assert_array_equal(getattr(cut, name).images, images)
+        np.testing.assert_array_equal(
+            getattr(cut, name).index, getattr(whole, name).index
+        )
+    for wrong in (dict(image_size=8, crop=9), dict(crop=5), dict(image_size=8, crop=0)):
+        with pytest.raises(InputError, match="`crop`") as error:
+            load("digits", **wrong)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="at most the images' size, 8x8, got 9"):
+        centred(whole.test, 9)

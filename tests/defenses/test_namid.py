@@ -125,22 +125,46 @@ def cross_entropy(z, y):
     return np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), y])
 
 
+@functools.cache
+def compiled(loss_fn):
+    """Once for all tests that call the same loss: `target` and `pair` keep theirs."""
+    return jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+
+
 def call(loss_fn, y=None):
     """The loss in float64, its metrics, new state and gradient."""
     (params, state), labels = weights()
     with jax.enable_x64(True):
         given = jax.tree.map(jnp.asarray, (params, state))
         batch = Batch(jnp.asarray(X), jnp.asarray(labels if y is None else y))
-        both = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
-        (value, aux), slope = both(*given, jax.random.key(0), batch)
+        run = compiled(loss_fn)
+        (value, aux), slope = run(*given, jax.random.key(0), batch)
     return float(value), aux, slope
 
 
 BASE = defenses.adversarial(MODEL, shift)
 
 
-@pytest.mark.parametrize("cosine_of", ["batch", "places"])
-@pytest.mark.parametrize("predictor", ["argmax", "batch_softmax"])
+@functools.cache
+def target(**options):
+    return namid(MODEL, BASE, ESTIMATOR, ESTIMATOR, **options)
+
+
+@functools.cache
+def pair(**options):
+    return critics(REFERENCE, shift, ESTIMATOR, ESTIMATOR, **options)
+
+
+@pytest.mark.parametrize(
+    ("cosine_of", "predictor"),
+    [
+        ("batch", "argmax"),
+        ("batch", "batch_softmax"),
+        ("places", "argmax"),
+        # The two options meet nowhere in the code.
+        pytest.param("places", "batch_softmax", marks=pytest.mark.slow),
+    ],
+)
 def test_the_target_loss(cosine_of, predictor):
     params, state, y, x_adv, z, z_adv, _, fooled, _ = setting(predictor=predictor)
     assert 0 < fooled.sum() < B
@@ -152,12 +176,8 @@ def test_the_target_loss(cosine_of, predictor):
         apart = lambda v, w: abs(1 - cosine(v.mean(1)[fooled], w.mean(1)[fooled]))
     gap = np.mean(b[fooled].mean(1) - d[fooled].mean(1))
     expected = cross_entropy(z_adv, y) + 3.0 * (apart(a, b) + apart(c, d) + 0.2 * gap)
-    loss_fn = namid(
-        *(MODEL, BASE, ESTIMATOR, ESTIMATOR),
-        alpha=3.0,
-        information_weight=0.2,
-        cosine=cosine_of,
-        predictor=predictor,
+    loss_fn = target(
+        alpha=3.0, information_weight=0.2, cosine=cosine_of, predictor=predictor
     )
     value, aux, slope = call(loss_fn, y=y)
     np.testing.assert_allclose(value, expected, rtol=1e-7)
@@ -176,13 +196,12 @@ def test_ablations_and_bases():
     plain = cross_entropy(z_adv, y)
     natural = abs(1 - cosine(a[fooled], b[fooled])) + 0.1 * b[fooled].mean()
     adversarial = abs(1 - cosine(c[fooled], d[fooled])) - 0.1 * d[fooled].mean()
-    make = functools.partial(namid, MODEL, BASE, ESTIMATOR, ESTIMATOR)
     for options, expected in (
         (dict(adversarial_weight=0.0), plain + 5 * natural),
         (dict(natural_weight=0.0), plain + 5 * adversarial),
         (dict(alpha=0.0), plain),
     ):
-        np.testing.assert_allclose(call(make(**options))[0], expected, rtol=1e-7)
+        np.testing.assert_allclose(call(target(**options))[0], expected, rtol=1e-7)
     for factory in (defenses.trades, defenses.mart):
         base = factory(MODEL, shift)
         found, aux, _ = call(namid(MODEL, base, ESTIMATOR, ESTIMATOR))
@@ -254,8 +273,7 @@ def test_critics_may_see_a_layer():
 def test_nothing_selected_is_the_base_alone():
     z_adv = setting()[5]
     y = z_adv.argmax(1)  # nobody is fooled
-    loss_fn = namid(MODEL, BASE, ESTIMATOR, ESTIMATOR)
-    value, _, slope = call(loss_fn, y=y)
+    value, _, slope = call(target(), y=y)
     alone, _, expected = call(BASE, y=y)
     np.testing.assert_allclose(value, alone, rtol=1e-12)
     np.testing.assert_allclose(slope["model"]["w"], expected["model"]["w"], rtol=1e-9)
@@ -265,9 +283,8 @@ def test_nothing_selected_is_the_base_alone():
     ("statistics", "passes"), [("adversarial", 1), ("both", 2), ("released", 7)]
 )
 def test_forward_passes_that_move_statistics(statistics, passes):
-    default, _, _ = call(namid(MODEL, BASE, ESTIMATOR, ESTIMATOR))
-    loss_fn = namid(MODEL, BASE, ESTIMATOR, ESTIMATOR, statistics=statistics)
-    value, aux, _ = call(loss_fn)
+    default, _, _ = call(target())
+    value, aux, _ = call(target(statistics=statistics))
     np.testing.assert_allclose(value, default, rtol=1e-12)
     assert aux.model_state["model"]["passes"] == passes
 
@@ -315,7 +332,7 @@ def test_critics_losses(objective):
     assert fooled.sum() > 1
     assert survived.sum() > 1
     expected = reference_critics(objective)
-    loss_fn = CRITICS(objective=OBJECTIVES[objective])
+    loss_fn = pair(objective=OBJECTIVES[objective])
     value, aux, slope = call(loss_fn)
     np.testing.assert_allclose(aux.metrics["loss/natural"], expected[0], rtol=1e-7)
     np.testing.assert_allclose(aux.metrics["loss/adversarial"], expected[1], rtol=1e-7)
@@ -334,7 +351,7 @@ def test_critics_losses(objective):
 def test_critics_without_anything_selected(objective):
     (params, _), _ = weights()
     z = X.reshape(B, -1) @ params["reference"]["w"]
-    loss_fn = CRITICS(objective=OBJECTIVES[objective])
+    loss_fn = pair(objective=OBJECTIVES[objective])
     value, aux, slope = call(loss_fn, y=z.argmin(axis=1))  # nothing is right on x
     assert math.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
@@ -394,23 +411,21 @@ def test_two_images_of_one_class():
 ANY: Any = "wrong"
 POOLED = information.donsker_varadhan()
 NO_TERMS = AdversarialLoss(BASE.craft, BASE.objective)
-TARGET = functools.partial(namid, MODEL, BASE, ESTIMATOR, ESTIMATOR)
-CRITICS = functools.partial(critics, REFERENCE, shift, ESTIMATOR, ESTIMATOR)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: TARGET(alpha=-1.0), "alpha"),
-        (lambda: TARGET(cosine=ANY), "cosine"),
-        (lambda: TARGET(predictor=ANY), "predictor"),
-        (lambda: TARGET(statistics=ANY), "statistics"),
+        (lambda: target(alpha=-1.0), "alpha"),
+        (lambda: target(cosine=ANY), "cosine"),
+        (lambda: target(predictor=ANY), "predictor"),
+        (lambda: target(statistics=ANY), "statistics"),
         (lambda: namid(MODEL, NO_TERMS, ESTIMATOR, ESTIMATOR), "terms"),
         (lambda: wmim(MODEL, NO_TERMS, ESTIMATOR), "terms"),
-        (lambda: CRITICS(predictor=ANY), "predictor"),
+        (lambda: pair(predictor=ANY), "predictor"),
         (lambda: separation_released(cosine_survived=(1.0, -1.0)), "cosine_survived"),
         (lambda: wmim(MODEL, BASE, ESTIMATOR, weight=-1.0), "weight"),
-        (lambda: call(TARGET(bound=POOLED, cosine="places")), "by place"),
+        (lambda: call(target(bound=POOLED, cosine="places")), "by place"),
     ],
 )
 def test_bad_input(call, message):

@@ -127,6 +127,22 @@ def test_reference_masks_are_the_largest_quarter():
     assert (few.sum(axis=(1, 2)) == 3 * 4).all()  # 2.25 cells, rounded up
 
 
+def test_an_image_without_a_box_is_left_out():
+    boxes = np.array([[0, 0, 2, 2], [np.nan] * 4, [0, 2, 2, 4]])
+    masks = evaluation.box_masks(boxes, (4, 4))
+    assert masks.sum(axis=(1, 2)).tolist() == [4, 0, 4]
+    x = RNG.random((3, 4, 4, 1), dtype=np.float32)
+    subject = evaluation.Subject(model_fn, "a", {"clean": x})
+    labels = np.arange(3)
+    found = evaluation.attention_of_models({"m": subject}, labels, masks)
+    kept = evaluation.Subject(model_fn, "a", {"clean": x[::2]})
+    alone = evaluation.attention_of_models({"m": kept}, labels[::2], masks[::2])
+    assert found["rows"] == alone["rows"]
+    assert {row["count"] for row in found["rows"]} == {2}
+    with pytest.raises(InputError, match="or NaN for none"):
+        evaluation.box_masks(np.array([[0, np.nan, 2, 2]]), (4, 4))
+
+
 def test_models_side_by_side(tmp_path):
     x = RNG.random((5, 8, 8, 1)).astype(np.float32)
     y = np.array([0, 1, 2, 0, 1])

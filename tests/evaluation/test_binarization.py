@@ -21,7 +21,7 @@ from robustjax.evaluation import (
 )
 from robustjax.evaluation._planted import inside, on_surface
 from robustjax.evaluation._readout import fit_readout, nearest_in_hull
-from robustjax.types import Batch
+from robustjax.types import Batch, ModelOutput
 
 RNG = np.random.default_rng(0)
 X = RNG.random((6, 4, 4, 1), dtype=np.float32)
@@ -223,11 +223,14 @@ def test_the_scale_is_that_of_the_classifier():
 
 
 def test_the_features_of_a_layer():
-    model = models.from_linen(models.small_cnn(stages=((4,),), dense=16))
-    fun = models.model_fn(model, *model.init(jax.random.key(0), jnp.ones((1, 4, 4, 1))))
-    features, logits = features_of(fun, "stage1")(jnp.asarray(X))
-    assert features.shape == (6, 16)
-    assert logits.shape == (6, 10)
+    def model_fn(z, *, capture=(), taps=None):
+        hidden = jnp.stack([smooth(z)] * 2, axis=2)
+        return ModelOutput(hidden[:, :3, 0], dict.fromkeys(capture, hidden), {})
+
+    features, logits = features_of(model_fn, "hidden")(jnp.asarray(X))
+    assert features.shape == (6, 80)
+    np.testing.assert_array_equal(features[:, ::2], smooth(X))
+    np.testing.assert_array_equal(logits, smooth(X)[:, :3])
 
 
 def test_a_summary_leaves_out_what_says_nothing():

@@ -52,6 +52,36 @@ def test_a_curve_is_what_the_iterates_of_single_runs_say():
             assert found["worst"][row][column] == pytest.approx(1 - ever)
 
 
+def test_restarts_of_a_curve_are_the_worst_per_image():
+    steps, key = (1, 3), jax.random.key(3)
+
+    def curve(restart, count=1):
+        return evaluation.step_curves(
+            logits_fn, DATA, attack_at, (0.05,), steps, key=restart, num_restarts=count
+        )
+
+    whole = curve(key, 4)
+    assert whole["num_restarts"] == 4
+    keys = [key, *(jax.random.fold_in(key, n) for n in (1, 2, 3))]
+    each = [curve(k) for k in keys]
+    lowest = np.min([c["worst"] for c in each], axis=0)
+    assert (np.array(whole["worst"]) <= lowest).all()
+    assert (np.array(whole["loss"]) >= np.max([c["loss"] for c in each], axis=0)).all()
+    x, number = jnp.asarray(X), jnp.arange(10, dtype="uint32")
+    right, largest = np.ones(10, bool), np.full(10, -np.inf)
+    for k in keys:
+        images = jax.vmap(jax.random.fold_in, (None, 0))(k, number)
+        attack = attacks.pgd(LINF, step_size=0.05, num_steps=3)
+        z = np.asarray(logits_fn(attack(images, logits_fn, x, Y)), np.float64)
+        right &= z.argmax(axis=1) == Y
+        loss = np.log(np.exp(z).sum(axis=1)) - z[np.arange(10), Y]
+        largest = np.maximum(largest, loss)
+    assert whole["accuracy"][0][1] == pytest.approx(right.mean())
+    assert whole["loss"][0][1] == pytest.approx(largest.mean(), rel=1e-4)
+    with pytest.raises(InputError, match="`num_restarts`"):
+        curve(key, 0)
+
+
 def test_step_sizes_do_not_compile_anew():
     chex.clear_trace_counter()
     traced = chex.assert_max_traces(attack_at, n=1)

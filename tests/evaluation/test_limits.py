@@ -145,9 +145,16 @@ def test_radii_that_do_not_count_are_compared_among_themselves():
     assert line.startswith("at linf 0.01: white-box attacks leave")
 
 
-def test_what_asks_no_model_and_what_goes_on_from_transfer_is_nobodys():
+@pytest.mark.parametrize(
+    "start",
+    [
+        {"name": "transfer"},
+        {"name": "strongest", "attacks": [{"name": "fgsm"}, {"name": "transfer"}]},
+        {"name": "restarts", "attack": {"name": "transfer"}},
+    ],
+)
+def test_what_asks_no_model_and_what_goes_on_from_transfer_is_nobodys(start):
     logits_fn = lambda z: z.reshape(len(z), -1)[:, :3] * 9
-    start = {"name": "transfer"}
     reused = dataclasses.replace(
         named("fgsm", 0.9), name="reused", parameters={"name": "x", "start": start}
     )

@@ -18,7 +18,7 @@ X = RNG.random((40, 3, 3, 1), np.float32)
 MARGIN = X.mean(axis=(1, 2, 3)) - 0.5
 Y = (MARGIN > 0).astype(np.int32)
 LITTLE = Wanted(indicators=False, pictures=False)
-QUICK = dict(threat=LINF, num_steps=10, num_restarts=2)
+QUICK = dict(threat=LINF, num_steps=20, num_restarts=2)
 
 
 def by_mean(x):

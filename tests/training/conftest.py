@@ -8,9 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache import (
-    compilation_cache as compilation_cache_module,
-)
 
 from robustjax import training
 from robustjax.data import Dataset, shuffled_batches
@@ -92,24 +89,6 @@ def _bits(tree):
         return np.asarray(leaf).tobytes()
 
     return [plain(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-@pytest.fixture(scope="module")
-def compilation_cache(tmp_path_factory):
-    """The toy's step is compiled once, not once a run."""
-    chosen = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in chosen}
-    for name, value in chosen.items():
-        jax.config.update(name, value)
-    compilation_cache_module.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache_module.reset_cache()
 
 
 @pytest.fixture(scope="session")

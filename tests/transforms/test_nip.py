@@ -569,10 +569,16 @@ def logits_of(model_fn):
     return Partial(lambda model_fn, x: model_fn(x).logits, model_fn)
 
 
-def test_the_predicted_class_cannot_defend(digits):
-    model_fn, train, test = digits
+@pytest.fixture(scope="module")
+def x_adv(digits):
+    """The test images, attacked without the defense."""
+    model_fn, _, test = digits
     attack = attacks.pgd(threats.linf(0.1), step_size=0.01, num_steps=40)
-    x_adv = jax.jit(attack)(new_key(), logits_of(model_fn), *test)
+    return jax.jit(attack)(new_key(), logits_of(model_fn), *test)
+
+
+def test_the_predicted_class_cannot_defend(digits, x_adv):
+    model_fn, train, test = digits
     before = model_fn(x_adv).logits.argmax(axis=1)
     assert 0.2 < (before == test.y).mean() < 0.9
     defense = nip(policy="predicted", front=20, tail=20, size=0.05)
@@ -581,7 +587,7 @@ def test_the_predicted_class_cannot_defend(digits):
     assert (after != before).mean() <= 0.02
 
 
-def test_candidates_help_until_somebody_attacks_the_choice(digits):
+def test_candidates_help_until_somebody_attacks_the_choice(digits, x_adv):
     model_fn, train, test = digits
     threat = threats.linf(0.1)
     defense = nip(front=20, tail=20, size=0.05)
@@ -592,8 +598,6 @@ def test_candidates_help_until_somebody_attacks_the_choice(digits):
         run = functools.partial(_applied, apply)
         return Partial(run, state, model_fn)
 
-    static = attacks.pgd(threat, step_size=0.01, num_steps=40)
-    x_adv = jax.jit(static)(new_key(), logits_of(model_fn), *test)
     accuracy = lambda f, x: float((f(x).argmax(axis=1) == test.y).mean())
     bare = accuracy(logits_of(model_fn), x_adv)
     assert accuracy(defended(), x_adv) > bare + 0.05

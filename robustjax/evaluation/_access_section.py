@@ -1,0 +1,111 @@
+"""What attackers with less than the weights did, by access and by surrogate."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from robustjax.evaluation.limits import ACCESS, worst_over
+from robustjax.evaluation.results import AttackResult, Robustness
+
+
+def surrogate_accuracies(result: Robustness) -> list[dict[str, Any]]:
+    """The worst case over the attacks from each surrogate, JSON-able.
+
+    Only attacks that count and say by the parameter `access` what the attacker knows.
+
+    Args:
+      result: Of `evaluate`.
+
+    Returns:
+      Of each surrogate, or set of them that is attacked from jointly: `access`,
+      `surrogate`, `accuracy`, how many `attacks`, and which of them is the `strongest`.
+    """
+    groups: dict[tuple[str, str], list[AttackResult]] = {}
+    for attack in result.attacks:
+        access = attack.parameters.get("access")
+        if attack.counts and access in ACCESS[1:]:
+            where = access, _surrogate(attack.parameters)
+            groups.setdefault(where, []).append(attack)
+    order = sorted(groups, key=lambda where: ACCESS.index(where[0]))
+    return [
+        dict(
+            access=access,
+            surrogate=name,
+            accuracy=worst_over(result, groups[access, name]),
+            attacks=len(groups[access, name]),
+            strongest=min(groups[access, name], key=_left).name,
+        )
+        for access, name in order
+    ]
+
+
+def access_lines(
+    access: Mapping[str, float], surrogates: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Lines of Markdown; none where every attacker has the weights.
+
+    Args:
+      access: From `limits.by_access`.
+      surrogates: From `surrogate_accuracies`.
+    """
+    if not set(access) - {"white"}:
+        return []
+    cells = access_cells(access, surrogates)
+    rule = ("---",) * len(cells[0])
+    return [
+        *("", "## What attackers know", ""),
+        "The worst case over the attacks of each access, and from each surrogate. Who "
+        "has the weights can do all that the others do: the first must be the least.",
+        "",
+        *("| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])),
+    ]
+
+
+def access_cells(
+    access: Mapping[str, float], surrogates: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, ...]]:
+    """The same as cells of a table, its head first."""
+    cells = [("access", "from", "attacks", "accuracy", "strongest")]
+    for name in (name for name in ACCESS if name in access):
+        cells.append((f"{name}-box", "all", "", _percent(access[name]), ""))
+        cells += [
+            (
+                "",
+                row["surrogate"],
+                str(row["attacks"]),
+                _percent(row["accuracy"]),
+                row["strongest"],
+            )
+            for row in surrogates
+            if row["access"] == name
+        ]
+    return cells
+
+
+def _surrogate(parameters: Mapping[str, Any]) -> str:
+    """The runs that a row climbs, by their directories."""
+    if parameters.get("source") is not None:
+        return _joined(parameters["source"])
+    sources = parameters.get("sources")
+    if sources is not None:
+        # Of several the judged model minds one most: nobody's alone.
+        words = [_joined(source) for source in sources]
+        return words[0] if len(words) == 1 else "worst of " + ", ".join(words)
+    inside = [parameters.get("attack"), *(parameters.get("attacks") or [])]
+    found = [_surrogate(one) for one in inside if one]
+    return next((name for name in found if name != "?"), "?")
+
+
+def _joined(source: Any) -> str:
+    if isinstance(source, str):
+        return source
+    return source[0] if len(source) == 1 else " + ".join(source) + " jointly"
+
+
+def _left(attack: AttackResult) -> float:
+    return float(np.mean(attack.correct))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"
