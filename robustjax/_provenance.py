@@ -38,7 +38,7 @@ def device() -> str:
 
 def precision() -> str:
     """The precision of matrix products that JAX was told, else that of the device."""
-    told: Any = jax.config.read("jax_default_matmul_precision")
+    told: Any = getattr(jax.config, "jax_default_matmul_precision", None)
     if told is not None:
         return str(told)
     return "float32" if jax.default_backend() == "cpu" else "default of the device"
