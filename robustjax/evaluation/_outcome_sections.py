@@ -295,7 +295,7 @@ def _making(content: Mapping[str, Any]) -> Section:
     """What the numbers come from: all that is needed to get them again."""
     items = [
         Item(name, str(content[name]))
-        for name in (*_HEAD, "precision")
+        for name in (*_HEAD, "key", "precision")
         if name in content
     ]
     versions = content.get("versions") or {}
