@@ -106,7 +106,8 @@ def _curves(content: Mapping[str, Any], arrays: Mapping[str, Any]) -> Iterator[S
         eps = float(eps) if eps is not None else None
         pairs = zip(curve["eps"], curve["accuracy"], strict=True)
         told = ", ".join(f"{percent(a)} at {e:.4g}" for e, a in pairs)
-        draw = _with(outcomes.draw_curve, curve, total, chance=chance, eps=eps)
+        number = curve.get("num_examples") or total
+        draw = _with(outcomes.draw_curve, curve, number, chance=chance, eps=eps)
         caption = "It has to fall to 0 or below the dashed line, or the attack failed."
         yield "curve", draw, f"Accuracy against eps: {told}.", caption
     if "restarts" in content:

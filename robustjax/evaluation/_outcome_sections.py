@@ -273,7 +273,9 @@ def _curve(curve: Mapping[str, Any]) -> Section:
         if limit is not None:
             shown = ("" if limit[i] is None else percent(limit[i]),)
         cells.append((f"{eps:.5g}", percent(accuracy), *shown))
-    blocks = [Image("curve"), Table("Accuracy by radius", cells)]
+    number = curve.get("num_examples")
+    about = "" if number is None else f" of the first {number} images"
+    blocks = [Image("curve"), Table(f"Accuracy by radius{about}", cells)]
     return Section("Robustness curve", blocks)
 
 
@@ -293,7 +295,7 @@ def _making(content: Mapping[str, Any]) -> Section:
     """What the numbers come from: all that is needed to get them again."""
     items = [
         Item(name, str(content[name]))
-        for name in (*_HEAD, "precision")
+        for name in (*_HEAD, "key", "precision")
         if name in content
     ]
     versions = content.get("versions") or {}

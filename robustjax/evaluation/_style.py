@@ -53,7 +53,7 @@ def shares(axes: Any, *, low: float = 0.0, high: float = 1.0, which: str = "y") 
     from matplotlib.ticker import PercentFormatter
 
     axis = axes.yaxis if which == "y" else axes.xaxis
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.set_major_formatter(PercentFormatter(1.0))
     room = 0.03 * (high - low)
     limits = (low - room, high + room)
     axes.set_ylim(*limits) if which == "y" else axes.set_xlim(*limits)

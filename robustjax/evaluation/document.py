@@ -69,7 +69,8 @@ def compose(
       binarization: Summary of the binarization test.
       test_time: Of the protocol for test-time defenses.
       curve: `eps` and `accuracy` of a robustness curve, and perhaps `limit`, for each
-        radius None or what no classifier exceeds there.
+        radius None or what no classifier exceeds there, and `num_examples`, if these
+        are the first few.
       steps: From `step_curves`.
       restarts: `restarts`, ascending counts, `accuracy` [R] after as many, and
         `num_examples`.
