@@ -80,7 +80,10 @@ def judged(workdir: Path, report: Path) -> list[Judged]:
     if (workdir / "config.json").exists() or not seeds:
         return [judge(workdir, report, options())]
     runs = [path.parent for path in seeds]
-    results = [judge(run, report / run.name, options()) for run in runs]
+    results = []
+    for run in runs:
+        results.append(judge(run, report / run.name, options()))
+        jax.clear_caches()  # programs of another classifier are of no use to the next
     names = results[0].accuracies
     figures = {name: [one.accuracies[name] for one in results] for name in names}
     if jax.process_index() == 0:

@@ -31,7 +31,10 @@ TINY = (
     "--config.data.batch_size=240",
     "--noprogress_bar",
 )
-QUICK = ("--attack.num_steps=2", "--attack.num_restarts=2", "--num_examples=50")
+# What is measured beside attacks has tests of its own, and many programs.
+ALONE = ("--noindicators", "--nopictures")
+FEW = ("--attack.num_steps=2", "--attack.num_restarts=2", "--num_examples=50")
+QUICK = (*FEW, *ALONE)
 
 
 @pytest.fixture
@@ -172,7 +175,7 @@ def get_config(evaluation):
 
 def test_suites_by_name_and_of_ones_own(command, trained, tmp_path):
     workdir = f"--workdir={trained}"
-    judged = command("eval.py", workdir, "--suite=screen", "--num_examples=10")
+    judged = command("eval.py", workdir, "--suite=screen", "--num_examples=10", *ALONE)
     assert judged.code == 0
     assert "APGD-CE: " in judged.out
     assert "AutoAttack" not in judged.out
@@ -182,11 +185,11 @@ def test_suites_by_name_and_of_ones_own(command, trained, tmp_path):
     assert [stage["name"] for stage in row["stages"]] == ["APGD-CE", "APGD-T"]
     assert row["stages"][0]["attacked"] == clean["correct"]
     assert row["stages"][-1]["accuracy"] == row["accuracy"] == worst["accuracy"]
-    assert not list(trained.rglob("*.npz"))  # progress is gone
+    assert not list(trained.rglob("*unfinished*"))
 
     path = tmp_path / "own.py"
     path.write_text(OWN_SUITE)
-    judged = command("eval.py", workdir, f"--suite={path}", "--num_examples=10")
+    judged = command("eval.py", workdir, f"--suite={path}", "--num_examples=10", *ALONE)
     assert judged.code == 0
     report = json.loads((trained / "report" / "report.json").read_text())
     names = [row["name"] for row in report["rows"]]
@@ -221,7 +224,7 @@ def test_any_run_is_judged_with_another_head_and_a_transform(
         "eval.py",
         f"--workdir={trained}",
         f"--suite={path}",
-        "--num_examples=20",
+        *("--num_examples=20", *ALONE),
         "--head=wnll",
         "--set=head.num_templates=100",
         "--transform=total_variation",
@@ -250,7 +253,7 @@ def get_config(evaluation):
 
 
 def test_what_is_around_images_and_where_a_network_looks(command, trained, tmp_path):
-    given = (f"--workdir={trained}", "--suite=quick", "--num_examples=16")
+    given = (f"--workdir={trained}", "--suite=quick", "--num_examples=16", *ALONE)
     masks = np.zeros((20, 8, 8), bool)
     masks[:, 2:6, 2:6] = True
     np.savez(tmp_path / "masks.npz", masks=masks)
@@ -295,7 +298,7 @@ def test_attackers_who_know_less_and_do_more_stop_the_result(
 ):
     path = tmp_path / "mine.py"
     path.write_text(INCONSISTENT.replace("WORKDIR", repr(str(trained))))
-    given = (f"--workdir={trained}", f"--suite={path}", "--num_examples=32")
+    given = (f"--workdir={trained}", f"--suite={path}", "--num_examples=32", *ALONE)
     judged = command("eval.py", *given)
     assert judged.code == 1
     assert "white-box attacks leave" in judged.err

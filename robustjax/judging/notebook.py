@@ -12,7 +12,7 @@ from robustjax import _checks, build, data, evaluation
 from robustjax.evaluation import NamedAttack, Robustness
 from robustjax.judging.context import context_of
 from robustjax.judging.evidence import Subject, Wanted, gathered
-from robustjax.judging.progress import Bar, in_words
+from robustjax.judging.progress import Bar
 from robustjax.types import Array, Key, LogitsFn, Threat
 
 
@@ -160,7 +160,6 @@ def evaluate(
     advance: dict[str, Any] = {}
     if progress:
         expected = evaluation.estimate(logits_fn, dataset, named, batch_size=batch_size)
-        print(in_words(expected, named))
         bar = Bar(expected, named, shown=True)
         advance = dict(advance=bar.advance, log=bar.write)
     options: dict[str, Any] = dict(key=key, batch_size=batch_size)

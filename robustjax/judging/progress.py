@@ -30,25 +30,34 @@ def in_words(found: Estimate, attacks: Sequence[NamedAttack]) -> str:
 class Bar:
     """A progress bar over the seconds that were estimated.
 
+    The estimate is printed once the clean pass has begun: what is wrong with the input
+    has been said by then.
+
     Args:
       found: The estimate.
       attacks: What it is of.
-      shown: False prints nothing.
+      shown: False prints nothing, None no bar where nobody looks.
     """
 
-    def __init__(self, found: Estimate, attacks: Sequence[NamedAttack], shown: bool):
+    def __init__(
+        self, found: Estimate, attacks: Sequence[NamedAttack], shown: bool | None
+    ):
+        self._words = None if shown is False else in_words(found, attacks)
         known = [0.0 if math.isnan(s) else s for s in found.seconds]
         self._weights = [*known, max(found.total - sum(known), 0.0)]
         self._names = [*(named.name for named in attacks), "clean"]
         self._bar: Any = tqdm(
             total=100.0,
             unit="%",
-            disable=not shown,
+            disable=None if shown is None else not shown,
             bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
         )
 
     def advance(self, position: int, share: float) -> None:
         """Takes in that a share of an attack, or of the clean pass (-1), is done."""
+        if self._words is not None:
+            self._bar.write(self._words)
+            self._words = None
         self._bar.set_description(self._names[position], refresh=False)  # adds ": "
         whole = sum(self._weights) or 1.0
         self._bar.update(min(100 * share * self._weights[position] / whole, self._left))

@@ -1,5 +1,6 @@
 """Judges what train.py left in a working directory."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 
 from robustjax import build, evaluation, training
+from robustjax._checks import non_negative
 from robustjax.judging.context import context_of
 from robustjax.judging.evidence import Subject, Wanted, gathered, surfaces
-from robustjax.judging.progress import Bar, in_words
+from robustjax.judging.progress import Bar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,10 @@ class Options:
     transform: str | None = None
     changes: Sequence[str] = ()
     wanted: Wanted = dataclasses.field(default_factory=Wanted)
+
+    def __post_init__(self):
+        """Raises an InputError if a number is out of range."""
+        non_negative(surfaces=self.surfaces)
 
 
 class Judged(NamedTuple):
@@ -113,9 +119,7 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
     first = jax.process_index() == 0
     sizes = dict(batch_size=block["batch_size"], num_examples=options.num_examples)
     expected = evaluation.estimate(predict, test, attacks, **sizes)
-    if first:
-        print(in_words(expected, attacks))
-    bar = Bar(expected, attacks, shown=first)
+    bar = Bar(expected, attacks, shown=None if first else False)
     unfinished = report.with_name(f"{report.name}.unfinished")
     kept = dict(state_dir=unfinished, keep_state=True, keep_adversarial=keep)
     kept |= dict(log=bar.write, advance=bar.advance)
@@ -164,6 +168,8 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
         if options.save_adversarial:
             evaluation.save_adversarial(report / "adversarial", result)
         evaluation.forget(unfinished)
+        with contextlib.suppress(OSError):
+            unfinished.rmdir()
         table = evaluation.table(summary)
         print(f"\n{workdir}, checkpoint of step {step}\n\n{table}\n")
         for line in summary["warnings"]:
