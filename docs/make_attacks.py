@@ -65,17 +65,11 @@ HELPERS = (
 )
 # They take attacks or classifiers and give such.
 COMBINATORS = (
-    *("restarts", "worst_case", "each_target", "towards", "masked", "early_stop"),
-    *(
-        "keep_path",
-        "keep_trajectory",
-        "warm_start",
-        "unlabelled",
-        "with_surrogate",
-        "against",
-    ),
+    *("restarts", "worst_case", "strongest", "each_target", "towards", "masked"),
+    *("early_stop", "keep_path", "keep_trajectory", "warm_start", "around"),
+    *("unlabelled", "with_surrogate", "against"),
     *("expectation", "oblivious", "transfer", "ensemble", "drawn_source"),
-    *("WithPenalty", "PairingPenalty", "penalised"),
+    *("WithPenalty", "PairingPenalty", "mean_penalty", "penalised"),
 )
 WITHOUT_NORM = {
     "pixel": "pixels",

@@ -68,7 +68,6 @@ from robustjax.attacks.noise import grey as grey
 from robustjax.attacks.noise import sign_noise as sign_noise
 from robustjax.attacks.noise import uniform_noise as uniform_noise
 from robustjax.attacks.penalty import PairingPenalty as PairingPenalty
-from robustjax.attacks.penalty import Penalty as Penalty
 from robustjax.attacks.penalty import WithPenalty as WithPenalty
 from robustjax.attacks.penalty import mean_penalty as mean_penalty
 from robustjax.attacks.penalty import penalised as penalised

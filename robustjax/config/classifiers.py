@@ -18,7 +18,8 @@ from jax.tree_util import Partial
 
 from robustjax import data, interpolation, models
 from robustjax._checks import InputError, positive_int
-from robustjax.attacks import Penalty, expectation, penalised
+from robustjax.attacks import expectation, penalised
+from robustjax.attacks.penalty import Penalty
 from robustjax.config import names
 from robustjax.config.blocks import Block, call
 from robustjax.config.critics import Critics

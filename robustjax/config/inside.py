@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from robustjax import attacks, data, pairing
+from robustjax.attacks.penalty import Penalty
 from robustjax.config.blocks import Block, call
 from robustjax.types import Array, Model, ModelFn, PyTree
 
@@ -70,7 +71,7 @@ def paired(config: Any) -> dict[str, Any]:
 
 def pairing_penalty(
     run: Mapping[str, Any], changes: Block, model_fn: ModelFn
-) -> attacks.Penalty:
+) -> Penalty:
     """An `attacks.PairingPenalty` of a model.
 
     Args:
