@@ -33,9 +33,7 @@ from robustjax.config.runs import run as run
 from robustjax.config.scrutiny import as_curve as as_curve
 from robustjax.config.scrutiny import as_radii as as_radii
 from robustjax.config.scrutiny import as_steps as as_steps
-from robustjax.config.scrutiny import gradients as gradients
 from robustjax.config.scrutiny import step_curves as step_curves
-from robustjax.config.scrutiny import surfaces as surfaces
 from robustjax.config.stages import build_loss as build_loss
 from robustjax.config.stages import build_optimizer as build_optimizer
 from robustjax.config.stages import build_stages as build_stages

@@ -14,6 +14,7 @@ from short_runs import MESH, trained
 from configs import digits_at_alp
 from robustjax import InputError, attacks, build, evaluation, models, threats
 from robustjax.config import areas
+from robustjax.evaluation._access_section import access_cells
 
 LINF = dict(name="linf", eps=0.1)
 SMALL = dict(name="small_cnn", stages=((4,),), dense=8)
@@ -221,15 +222,13 @@ def test_accuracies_by_surrogate_are_the_worst_of_its_attacks(own):
         ("gray", jointly, 0.5, "three"),
         ("black", "runs/c", 1.0, "black"),
     ]
-    lines = evaluation.access_lines(dict(white=0.25, gray=0.0, black=1.0), found)
-    table = [line for line in lines if line.startswith("|")]
-    assert len(table) == 2 + 3 + 3
-    assert "| white-box | all |  | 25.00% |  |" in table
-    assert f"|  | {jointly} | 2 | 50.00% | three |" in table
-    assert evaluation.access_lines(dict(white=0.25), []) == []
+    table = access_cells(dict(white=0.25, gray=0.0, black=1.0), found)
+    assert len(table) == 1 + 3 + 3
+    assert ("white-box", "all", "", "25.00%", "") in table
+    assert ("", jointly, "2", "50.00%", "three") in table
 
 
-# --- steps, gradients, limits --------------------------------------------------------
+# --- steps, limits -------------------------------------------------------------------
 
 
 def test_a_grid_has_restarts_and_more_of_the_best_step_size(own):
@@ -254,17 +253,6 @@ def test_steps_without_a_radius_are_refused_with_the_flags(eps):
         build.as_steps(["1", "5"], wrong)
     assert build.as_steps(["1", "5"], block()) == [1, 5]
     assert build.as_steps(["1", "5"]) == [1, 5]
-
-
-def test_gradients_are_looked_at_without_surfaces(own):
-    test = own.run.splits.test.take(slice(6))
-    found = build.gradients(own.classifier, test)
-    x, y = first(test, 6)
-    health = evaluation.gradient_health(own.logits_fn, x, y)
-    assert found["count"] == 6
-    assert found["vanished"] == pytest.approx(float(health.vanished.mean()))
-    assert found["zero_share"] == pytest.approx(float(health.zero_share.mean()))
-    assert found["not_finite"] == 0
 
 
 def test_a_curve_above_the_limit_is_said(own):

@@ -1,10 +1,8 @@
-"""What `eval.py` looks at beside attacks: steps, surfaces, gradients, a curve."""
+"""What `eval.py` looks at beside attacks: steps and a curve."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from robustjax import attacks, data, evaluation
@@ -13,7 +11,6 @@ from robustjax.config.attack_blocks import build_threat
 from robustjax.config.blocks import Block
 from robustjax.config.classifiers import Classifier
 from robustjax.evaluation.limits import has_constant_solution
-from robustjax.types import Array
 
 _SHARES = (4, 8, 16, 32, 64)  # of eps, the step sizes of a grid
 
@@ -63,45 +60,6 @@ def _finite_eps(block: Block) -> float:
     if not 0 < eps < float("inf"):
         raise InputError(f"`--steps` needs a finite `eps` above 0, got {eps:g}.")
     return eps
-
-
-def surfaces(
-    classifier: Classifier, test: data.Dataset, block: Block, count: int
-) -> dict[str, Any]:
-    """The loss within eps of the first images, and the health of their gradients."""
-    positive_int(surfaces=count)
-    x, y = _first(test, count)
-    predict = classifier.source or classifier.logits_fn
-    radius = float(block["threat"]["eps"])
-    found = evaluation.loss_surface(predict, x, y, key=jax.random.key(0), radius=radius)
-    health = gradients(classifier, test, count)
-    return dict(health=health, **jax.device_get(found)._asdict())
-
-
-def gradients(
-    classifier: Classifier, test: data.Dataset, count: int = 256
-) -> dict[str, Any]:
-    """The health of the gradients of the first images: shares, JSON-able.
-
-    Args:
-      classifier: That of the run.
-      test: What it is judged on.
-      count: Images; all if there are fewer.
-    """
-    x, y = _first(test, count)
-    predict = classifier.source or classifier.logits_fn
-    health = jax.device_get(evaluation.gradient_health(predict, x, y))
-    return dict(
-        count=len(y),
-        vanished=float(health.vanished.mean()),
-        not_finite=float(1 - health.finite.mean()),
-        zero_share=float(health.zero_share.mean()),
-    )
-
-
-def _first(test: data.Dataset, count: int) -> tuple[Array, Array]:
-    shown = test.take(slice(count))
-    return data.as_float(jnp.asarray(shown.images)), jnp.asarray(shown.labels)
 
 
 def as_curve(

@@ -1,7 +1,5 @@
 """Evaluation: plain arrays per example, and reports made of them."""
 
-from robustjax.evaluation._access_section import access_cells as access_cells
-from robustjax.evaluation._access_section import access_lines as access_lines
 from robustjax.evaluation._access_section import (
     surrogate_accuracies as surrogate_accuracies,
 )
@@ -83,4 +81,6 @@ from robustjax.evaluation.test_time import multiply_adds as multiply_adds
 from robustjax.evaluation.test_time import summarise_test_time as summarise_test_time
 from robustjax.evaluation.true_label import benign_twin_share as benign_twin_share
 from robustjax.evaluation.true_label import oracle_share as oracle_share
+from robustjax.evaluation.unfinished import begin as begin
+from robustjax.evaluation.unfinished import end_if_empty as end_if_empty
 from robustjax.evaluation.unfinished import forget as forget

@@ -40,32 +40,10 @@ def surrogate_accuracies(result: Robustness) -> list[dict[str, Any]]:
     ]
 
 
-def access_lines(
-    access: Mapping[str, float], surrogates: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    """Lines of Markdown; none where every attacker has the weights.
-
-    Args:
-      access: From `limits.by_access`.
-      surrogates: From `surrogate_accuracies`.
-    """
-    if not set(access) - {"white"}:
-        return []
-    cells = access_cells(access, surrogates)
-    rule = ("---",) * len(cells[0])
-    return [
-        *("", "## What attackers know", ""),
-        "The worst case over the attacks of each access, and from each surrogate. Who "
-        "has the weights can do all that the others do: the first must be the least.",
-        "",
-        *("| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])),
-    ]
-
-
 def access_cells(
     access: Mapping[str, float], surrogates: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, ...]]:
-    """The same as cells of a table, its head first."""
+    """The worst case by access, and by surrogate: cells of a table, its head first."""
     cells = [("access", "from", "attacks", "accuracy", "strongest")]
     for name in (name for name in ACCESS if name in access):
         cells.append((f"{name}-box", "all", "", _percent(access[name]), ""))

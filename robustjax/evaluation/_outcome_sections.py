@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustjax.evaluation import _sections
+from robustjax.evaluation._access_section import access_cells
 from robustjax.evaluation._blocks import (
     Block,
     Folded,
@@ -131,8 +132,7 @@ def _accuracy(content: Mapping[str, Any]) -> Section:
             )
         )
     if len(content.get("access") or ()) > 1:
-        cells: Cells = [("the attacker knows", "worst case")]
-        cells += [(name, percent(value)) for name, value in content["access"].items()]
+        cells: Cells = access_cells(content["access"], content.get("surrogates") or ())
         blocks += [
             Text(
                 "White-box attackers have the weights, gray-box ones all but these, "

@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.sharding import Mesh
 
 from robustjax.attacks import StagedAttack
 from robustjax.data import Dataset, as_float
+from robustjax.evaluation._batching import batches_of
 from robustjax.evaluation.results import NamedAttack
 from robustjax.types import Attack, LogitsFn, as_pytree
 
@@ -157,6 +159,7 @@ def estimate(
     *,
     batch_size: int = 512,
     num_examples: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Estimate:
     """How long `evaluate` will take, from one timed forward pass.
 
@@ -166,6 +169,10 @@ def estimate(
       attacks: By which attacks.
       batch_size: Images at a time.
       num_examples: Only the first that many; None for all.
+      mesh: Devices, by default all of them.
+
+    Raises:
+      InputError: `batch_size` does not fit the classifier, as in `evaluate`.
 
     Example:
       >>> from robustjax import attacks, threats
@@ -178,8 +185,9 @@ def estimate(
     """
     predict = as_pytree(logits_fn)
     total = len(dataset) if num_examples is None else num_examples
-    rows = min(batch_size, total)
-    x = as_float(jnp.asarray(dataset.images[:rows]))
+    first = next(batches_of(predict, dataset, batch_size, num_examples, mesh))
+    x = as_float(jnp.asarray(first.x))
+    rows = min(len(x), total)
     forward = jax.jit(lambda predict, x: predict(x))
     compiling, *seconds = (_seconds(forward, predict, x) for _ in range(4))
     per_image = float(np.median(seconds)) / rows

@@ -16,6 +16,7 @@ import numpy as np
 
 from robustjax._checks import InputError
 from robustjax.evaluation import _breakdown
+from robustjax.evaluation._access_section import surrogate_accuracies
 from robustjax.evaluation._blocks import aligned
 from robustjax.evaluation._outcome_sections import rows_cells
 from robustjax.evaluation.document import compose, report_markdown
@@ -88,7 +89,7 @@ def summarise(result: Robustness) -> dict[str, Any]:
         "is legal for all: the attack failed."
         for row in beyond
     ]
-    access = by_access(result)
+    access, surrogates = by_access(result), surrogate_accuracies(result)
     inconsistent = disagreements(result)
     warnings += inconsistent
     return dict(
@@ -96,6 +97,7 @@ def summarise(result: Robustness) -> dict[str, Any]:
         draws=result.draws,
         rows=rows,
         access=access,
+        surrogates=surrogates,
         inconsistent=inconsistent,
         warnings=warnings,
         class_prior=class_prior(result.labels),

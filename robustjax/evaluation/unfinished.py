@@ -5,6 +5,7 @@ written whole or not at all, and those of other work (other attacks, weights, im
 keys) are as good as none.
 """
 
+import contextlib
 import os
 import time
 import zipfile
@@ -70,6 +71,36 @@ class Unfinished:
         found, seconds = _timed(run, batch)
         _write(path, mark, [*jax.tree.leaves(found), np.float64(seconds)])
         return found, seconds
+
+
+def begin(directory: Path) -> None:
+    """Makes a `state_dir` before any work is done, so that it is not done in vain.
+
+    Raises:
+      InputError: it cannot be made.
+
+    Example:
+      >>> begin(Path("/dev/null/report"))
+      Traceback (most recent call last):
+      ...
+      robustjax._checks.InputError: Cannot write to /dev/null: Not a directory.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write to {directory.parent}: {error.strerror}."
+        ) from error
+
+
+def end_if_empty(directory: Path) -> None:
+    """Removes a `state_dir` that holds nothing.
+
+    Example:
+      >>> end_if_empty(Path("nowhere"))
+    """
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def forget(directory: Path) -> None:

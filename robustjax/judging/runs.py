@@ -1,6 +1,5 @@
 """Judges what train.py left in a working directory."""
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,7 +89,7 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
         config.data.data_dir = options.data_dir
     block = build.evaluation_with(config.evaluation, **options.attack)
     radii = None if options.curve is None else build.as_radii(options.curve)
-    steps = None if options.steps is None else build.as_steps(options.steps)
+    steps = None if options.steps is None else build.as_steps(options.steps, block)
     attack_at = None if radii is None else build.curve_attack(block)
     mesh = training.data_mesh()
     build.check_suite(options.suite)
@@ -114,19 +113,20 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
     model_of = lambda source: build.restore(Path(source), mesh).classifier.model_fn
     total = options.num_examples or len(test)
     areas = build.key_areas(block, test, total, classifier, model_of)
-    keep = options.save_adversarial or areas is not None
-    keep |= build.looks_at_images(classifier)
+    keep = options.save_adversarial or build.looks_at_images(classifier)
     first = jax.process_index() == 0
     sizes = dict(batch_size=block["batch_size"], num_examples=options.num_examples)
-    expected = evaluation.estimate(predict, test, attacks, **sizes)
-    bar = Bar(expected, attacks, shown=None if first else False)
     unfinished = report.with_name(f"{report.name}.unfinished")
+    expected = evaluation.estimate(predict, test, attacks, mesh=mesh, **sizes)
+    evaluation.begin(unfinished)
+    bar = Bar(expected, attacks, shown=None if first else False)
     kept = dict(state_dir=unfinished, keep_state=True, keep_adversarial=keep)
     kept |= dict(log=bar.write, advance=bar.advance)
     try:
         result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
     finally:
         bar.close()
+        evaluation.end_if_empty(unfinished)
     sizes = dict(batch_size=block["batch_size"], mesh=mesh)
     layer = block.get("layer")
     more = build.diagnostics(classifier, result, test, layer=layer, **sizes)
@@ -153,6 +153,8 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
     more["training"] = evaluation.training_history(workdir, step)
     more = gathered(options.wanted, subject, result) | more
     summary = evaluation.summarise(result)
+    if more.get("curve"):
+        summary["warnings"] += evaluation.above_limit(more["curve"])
     if first:
         context = context_of(
             chosen["key"],
@@ -168,8 +170,7 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
         if options.save_adversarial:
             evaluation.save_adversarial(report / "adversarial", result)
         evaluation.forget(unfinished)
-        with contextlib.suppress(OSError):
-            unfinished.rmdir()
+        evaluation.end_if_empty(unfinished)
         table = evaluation.table(summary)
         print(f"\n{workdir}, checkpoint of step {step}\n\n{table}\n")
         for line in summary["warnings"]:
