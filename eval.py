@@ -15,7 +15,7 @@ from absl import flags
 
 from robustjax import cli, evaluation, training
 from robustjax._checks import InputError
-from robustjax.judging import Judged, Options, Wanted, judge
+from robustjax.judging import Judged, Options, Wanted, forget, judge
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of train.py.")
 _SUITE = flags.DEFINE_string("suite", "quick", "quick, standard, full, or a .py file.")
@@ -82,8 +82,11 @@ def judged(workdir: Path, report: Path) -> list[Judged]:
     runs = [path.parent for path in seeds]
     results = []
     for run in runs:
-        results.append(judge(run, report / run.name, options()))
+        one = judge(run, report / run.name, options(), keep_state=True)
+        results.append(one)
         jax.clear_caches()  # programs of another classifier are of no use to the next
+    for run in runs:
+        forget(report / run.name)
     names = results[0].accuracies
     figures = {name: [one.accuracies[name] for one in results] for name in names}
     if jax.process_index() == 0:
@@ -100,8 +103,26 @@ def compared(runs: list[Path], report: Path) -> None:
     print(f"Comparison: {report / 'compare.html'}")
 
 
+def _check_flags() -> None:
+    """Raises where flags ask for two things at once."""
+    alone = [name for name in ("compare", "export") if flags.FLAGS[name].present]
+    work = [name for name in ("suite", "curve", "steps") if flags.FLAGS[name].present]
+    if alone and (work or len(alone) > 1):
+        raise InputError(
+            f"`--{alone[0]}` reads reports that are there and runs no attack: leave "
+            f"out --{(work + alone[1:])[0]}, or run eval.py twice."
+        )
+    wrong = [text for text in _ABOUT.value if "=" not in text]
+    if wrong or (_ABOUT.value and not flags.FLAGS["export"].present):
+        raise InputError(
+            "`--about` must be FIELD=VALUE of an entry, beside --export=robustbench; "
+            f"got {(wrong or _ABOUT.value)[0]!r}."
+        )
+
+
 def main() -> None:
     """Judges a run, compares several, or exports what was found."""
+    _check_flags()
     if _COMPARE.value is not None:
         runs = [Path(run) for run in _COMPARE.value]
         compared(runs, Path(_REPORT.value or runs[0].parent / "compared"))

@@ -12,7 +12,9 @@ from robustjax.config.attacks import build_suite as build_suite
 from robustjax.config.attacks import check_suite as check_suite
 from robustjax.config.attacks import curve_attack as curve_attack
 from robustjax.config.classifiers import Classifier as Classifier
+from robustjax.config.diagnostics import check_layer as check_layer
 from robustjax.config.diagnostics import diagnostics as diagnostics
+from robustjax.config.diagnostics import features_fn as features_fn
 from robustjax.config.diagnostics import looks_at_images as looks_at_images
 from robustjax.config.initial import initial_weights as initial_weights
 from robustjax.config.inside import paired as paired

@@ -4,13 +4,13 @@ Set before anything touches a device. Doctests of a whole run see it too.
 """
 
 import gc
+import importlib
 import itertools
 import os
 
 import hypothesis
 import jax
 import pytest
-from jax._src.interpreters import mlir
 from jax.experimental.compilation_cache import (
     compilation_cache as compilation_cache_module,
 )
@@ -27,10 +27,7 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 # compile them, and so is everything by `XLA_FLAGS= pytest`.
 QUICK = "XLA_FLAGS" not in os.environ
 if QUICK:
-    # Threads for parts of a program pay for large ones, a part costs a module.
-    os.environ["XLA_FLAGS"] = (
-        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    )
+    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
     jax.devices()  # reads the flags, once for all
     del os.environ["XLA_FLAGS"]
     jax.config.update("jax_disable_most_optimizations", True)
@@ -44,8 +41,10 @@ def share_contexts(programs=200):
     written in it, hence a new one now and then. The name is private to jax: where it
     is gone, tests only take longer.
     """
-    make = getattr(mlir, "make_ir_context", None)
-    if make is None:
+    try:
+        mlir = importlib.import_module("jax._src.interpreters.mlir")
+        make = mlir.make_ir_context
+    except (ImportError, AttributeError):
         return
     calls, shared = itertools.count(), []
 

@@ -9,6 +9,7 @@ import numpy as np
 from robustjax import data, evaluation, interpolation
 from robustjax._checks import InputError
 from robustjax.config.classifiers import Classifier
+from robustjax.evaluation.maps import check_places
 from robustjax.interpolation import Template
 from robustjax.types import Array
 
@@ -81,6 +82,25 @@ def diagnostics(
             weights, np.asarray(template.labels), labels.tolist(), test.num_classes
         )
     return found
+
+
+def check_layer(classifier: Classifier, test: data.Dataset, layer: str | None) -> None:
+    """Says before any attack that a layer has no maps.
+
+    Raises:
+      InputError: there is no such layer, or its outputs have no places.
+    """
+    if layer is not None:
+        image = data.as_float(jnp.asarray(test.images[:1]))
+        check_places(classifier.model_fn, image, layer)
+
+
+def features_fn(classifier: Classifier) -> Any:
+    """All of a plain classifier but its last layer; None behind a transform or head."""
+    if classifier.has_transform or classifier.has_head:
+        return None
+    layer = classifier.feature_layer
+    return evaluation.features_of(classifier.model_fn, layer)
 
 
 def _protocol(

@@ -15,6 +15,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import Mesh
 
+from robustjax._checks import InputError
 from robustjax.attacks import StagedAttack
 from robustjax.data import Dataset, as_float
 from robustjax.evaluation._batching import batches_of
@@ -128,12 +129,16 @@ def _size(jaxpr: Any) -> float:
     return sum(times for _, times in products(jaxpr, 1.0))
 
 
-def _counted(attack: Attack, shape: Sequence[int], num_classes: int) -> Passes:
+def _counted(named: NamedAttack, shape: Sequence[int], num_classes: int) -> Passes:
     """NaN for attacks that a linear classifier does not serve."""
     try:
-        return count_passes(attack, shape, num_classes)
+        return count_passes(named.attack, shape, num_classes)
+    except InputError:
+        if named.source is None:  # better now than after the attacks before it
+            raise
     except Exception:  # an estimate is not worth an evaluation
-        return Passes(math.nan, math.nan)
+        pass
+    return Passes(math.nan, math.nan)
 
 
 class Estimate(NamedTuple):
@@ -144,12 +149,16 @@ class Estimate(NamedTuple):
       at_most: Whether it is less where stages before break images, by attack.
       passes: By attack.
       total: Of all.
+      per_pass: Of one image forwards.
+      compiling: Of one program.
     """
 
     seconds: tuple[float, ...]
     at_most: tuple[bool, ...]
     passes: tuple[Passes, ...]
     total: float
+    per_pass: float = 0.0
+    compiling: float = 0.0
 
 
 def estimate(
@@ -172,7 +181,8 @@ def estimate(
       mesh: Devices, by default all of them.
 
     Raises:
-      InputError: `batch_size` does not fit the classifier, as in `evaluate`.
+      InputError: `batch_size` does not fit the classifier, as in `evaluate`, or an
+        attack does not fit the images or the number of classes.
 
     Example:
       >>> from robustjax import attacks, threats
@@ -194,7 +204,7 @@ def estimate(
     flops = _flops(predict, x)
     spent, found = [], []
     for named in attacks:
-        passes = _counted(named.attack, x.shape[1:], dataset.num_classes)
+        passes = _counted(named, x.shape[1:], dataset.num_classes)
         source = predict if named.source is None else as_pytree(named.source)
         price = _flops(source, x) / flops if named.source is not None else 1.0
         cost = named.repeats * (passes.cost * price + 1 + len(named.judges))
@@ -202,7 +212,8 @@ def estimate(
         found.append(passes)
     at_most = tuple(isinstance(named.attack, StagedAttack) for named in attacks)
     whole = float(np.nansum(spent)) + per_image * total
-    return Estimate(tuple(spent), at_most, tuple(found), whole)
+    most = (per_image, _COMPILATIONS * compiling)
+    return Estimate(tuple(spent), at_most, tuple(found), whole, *most)
 
 
 def _seconds(fun: Any, *given: Any) -> float:

@@ -11,8 +11,9 @@ import numpy as np
 from robustjax import _checks, build, data, evaluation
 from robustjax.evaluation import NamedAttack, Robustness
 from robustjax.judging.context import context_of
-from robustjax.judging.evidence import Subject, Wanted, gathered
+from robustjax.judging.evidence import gathered
 from robustjax.judging.progress import Bar
+from robustjax.judging.subject import Subject, Wanted, check, seconds_of
 from robustjax.types import Array, Key, LogitsFn, Threat
 
 
@@ -95,6 +96,7 @@ def evaluate(
     source: LogitsFn | None = None,
     surrogates: Mapping[str, LogitsFn] | None = None,
     features_fn: Any = None,
+    source_features_fn: Any = None,
     wanted: Wanted | None = None,
     progress: bool = False,
 ) -> Report:
@@ -117,7 +119,9 @@ def evaluate(
         another gradient (BPDA), or averaged over draws (`attacks.expectation`).
       surrogates: Other classifiers of these classes, by name: PGD on each of them is
         transferred.
-      features_fn: All of the classifier but its last layer, for the binarization test.
+      features_fn: All of the classifier but its last layer, for the binarization test;
+        `evaluation.features_of(model_fn, layer)`.
+      source_features_fn: The same with the gradient that attacks take.
       wanted: What else to look at: failure indicators and pictures, if None.
       progress: Whether to print an estimate of the time and a bar.
 
@@ -148,26 +152,12 @@ def evaluate(
     built = build.build_suite(suite, block) if isinstance(suite, str) else suite
     named = list(built)
     if source is not None:
-        named = [
-            one if one.source is not None else dataclasses.replace(one, source=source)
-            for one in named
-        ]
+        named = [one if one.source is not None else _on(one, source) for one in named]
     for name, surrogate in (surrogates or {}).items():
         named.append(_transferred(name, surrogate, block))
     if not named:
         raise _checks.InputError("`suite` must hold at least one attack, got none.")
-    bar: Bar | None = None
-    advance: dict[str, Any] = {}
-    if progress:
-        expected = evaluation.estimate(logits_fn, dataset, named, batch_size=batch_size)
-        bar = Bar(expected, named, shown=True)
-        advance = dict(advance=bar.advance, log=bar.write)
-    options: dict[str, Any] = dict(key=key, batch_size=batch_size)
-    try:
-        result = evaluation.evaluate(logits_fn, dataset, named, **options, **advance)
-    finally:
-        if bar is not None:
-            bar.close()
+    wanted = wanted or Wanted()
     subject = Subject(
         logits_fn=logits_fn,
         source=source,
@@ -179,13 +169,26 @@ def evaluate(
         batch_size=batch_size,
         surrogates=tuple((surrogates or {}).values()),
         features_fn=features_fn,
+        source_features_fn=source_features_fn,
     )
-    given = gathered(wanted or Wanted(), subject, result)
+    check(wanted, subject)
+    expected = evaluation.estimate(logits_fn, dataset, named, batch_size=batch_size)
+    bar = Bar(expected, named, progress, seconds_of(wanted, subject, expected))
+    options: dict[str, Any] = dict(key=key, batch_size=batch_size)
+    options |= dict(advance=bar.advance, log=bar.write if progress else None)
+    try:
+        result = evaluation.evaluate(logits_fn, dataset, named, **options)
+        given = gathered(wanted, subject, result)
+        bar.advance_beside()
+    finally:
+        bar.close()
     given["context"] = context_of(
         key,
         data=f"{len(dataset)} images given",
         suite=suite if isinstance(suite, str) else "given",
         threat=block["threat"],
+        evaluation=block,
+        wanted=dataclasses.asdict(wanted),
     )
     summary = evaluation.summarise(result)
     content, pictures = evaluation.compose(summary, **given)
@@ -228,6 +231,12 @@ def _dataset(
         )
     index = np.arange(len(images))
     return data.Dataset(images, labels.astype(np.int32), index, names)
+
+
+def _on(named: NamedAttack, source: LogitsFn) -> NamedAttack:
+    """The attack on a source, which the report has to say."""
+    parameters = dict(named.parameters) | dict(view="the source that was given")
+    return dataclasses.replace(named, source=source, parameters=parameters)
 
 
 def _transferred(name: str, surrogate: LogitsFn, block: dict[str, Any]) -> NamedAttack:

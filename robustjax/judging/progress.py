@@ -8,9 +8,18 @@ from tqdm import tqdm
 
 from robustjax.evaluation import Estimate, NamedAttack
 
+_BESIDE = "indicators and pictures"
 
-def in_words(found: Estimate, attacks: Sequence[NamedAttack]) -> str:
+
+def in_words(
+    found: Estimate, attacks: Sequence[NamedAttack], beside: float = 0.0
+) -> str:
     """An estimate as a line.
+
+    Args:
+      found: The estimate.
+      attacks: What it is of.
+      beside: Seconds of what is measured after the attacks.
 
     Example:
       >>> from robustjax.evaluation import Passes
@@ -24,7 +33,9 @@ def in_words(found: Estimate, attacks: Sequence[NamedAttack]) -> str:
         for named, seconds in zip(attacks, found.seconds, strict=True)
     ]
     most = " at most" if any(found.at_most) else ""
-    return f"About {_duration(found.total)}{most}: {', '.join(parts)}."
+    if beside:
+        parts.append(f"{_BESIDE} {_duration(beside)}")
+    return f"About {_duration(found.total + beside)}{most}: {', '.join(parts)}."
 
 
 class Bar:
@@ -37,15 +48,22 @@ class Bar:
       found: The estimate.
       attacks: What it is of.
       shown: False prints nothing, None no bar where nobody looks.
+      beside: Seconds of what is measured after the attacks.
     """
 
     def __init__(
-        self, found: Estimate, attacks: Sequence[NamedAttack], shown: bool | None
+        self,
+        found: Estimate,
+        attacks: Sequence[NamedAttack],
+        shown: bool | None,
+        beside: float = 0.0,
     ):
-        self._words = None if shown is False else in_words(found, attacks)
+        self._words = None
+        if shown is not False:
+            self._words = in_words(found, attacks, beside)
         known = [0.0 if math.isnan(s) else s for s in found.seconds]
-        self._weights = [*known, max(found.total - sum(known), 0.0)]
-        self._names = [*(named.name for named in attacks), "clean"]
+        self._weights = [*known, beside, max(found.total - sum(known), 0.0)]
+        self._names = [*(named.name for named in attacks), _BESIDE, "clean"]
         self._bar: Any = tqdm(
             total=100.0,
             unit="%",
@@ -65,6 +83,10 @@ class Bar:
     @property
     def _left(self) -> float:
         return max(100.0 - self._bar.n, 0.0)
+
+    def advance_beside(self) -> None:
+        """Takes in that what is measured after the attacks is done."""
+        self.advance(len(self._weights) - 2, 1.0)
 
     def write(self, line: str) -> None:
         """A line above the bar."""

@@ -10,8 +10,9 @@ import jax
 from robustjax import build, evaluation, training
 from robustjax._checks import non_negative
 from robustjax.judging.context import context_of
-from robustjax.judging.evidence import Subject, Wanted, gathered, surfaces
+from robustjax.judging.evidence import gathered, surfaces
 from robustjax.judging.progress import Bar
+from robustjax.judging.subject import Subject, Wanted, check, seconds_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,13 @@ class Options:
         non_negative(surfaces=self.surfaces)
 
 
+def forget(report: Path) -> None:
+    """Removes what evaluations that are over have left beside a report."""
+    unfinished = report.parent / f"{report.resolve().name}.unfinished"
+    evaluation.forget(unfinished)
+    evaluation.end_if_empty(unfinished)
+
+
 class Judged(NamedTuple):
     """What came out.
 
@@ -69,7 +77,9 @@ class Judged(NamedTuple):
     inconsistent: list[str]
 
 
-def judge(workdir: Path, report: Path, options: Options) -> Judged:
+def judge(
+    workdir: Path, report: Path, options: Options, *, keep_state: bool = False
+) -> Judged:
     """Evaluates one run and writes its report.
 
     Prints an estimate of the time, a progress bar, and the table. A killed call goes on
@@ -79,6 +89,8 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
       workdir: Of a run of train.py.
       report: Where to write.
       options: What to run.
+      keep_state: Whether finished blocks stay on disk, from which the same call has
+        its result soon: one of several runs is done, the others not.
 
     Raises:
       InputError: there is no such run, or something does not fit.
@@ -114,31 +126,8 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
     total = options.num_examples or len(test)
     areas = build.key_areas(block, test, total, classifier, model_of)
     keep = options.save_adversarial or build.looks_at_images(classifier)
-    first = jax.process_index() == 0
-    sizes = dict(batch_size=block["batch_size"], num_examples=options.num_examples)
-    unfinished = report.with_name(f"{report.name}.unfinished")
-    expected = evaluation.estimate(predict, test, attacks, mesh=mesh, **sizes)
-    evaluation.begin(unfinished)
-    bar = Bar(expected, attacks, shown=None if first else False)
-    kept = dict(state_dir=unfinished, keep_state=True, keep_adversarial=keep)
-    kept |= dict(log=bar.write, advance=bar.advance)
-    try:
-        result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
-    finally:
-        bar.close()
-        evaluation.end_if_empty(unfinished)
-    sizes = dict(batch_size=block["batch_size"], mesh=mesh)
     layer = block.get("layer")
-    more = build.diagnostics(classifier, result, test, layer=layer, **sizes)
-    if areas is not None:
-        more["attention"] = build.attention(classifier, result, test, areas)
-    if steps is not None:
-        more["steps"] = build.step_curves(classifier, test, block, steps, **chosen)
-    if radii is not None and attack_at is not None:
-        correct = evaluation.robustness_curve(
-            *(predict, test, attack_at, radii), source=classifier.source, **chosen
-        )
-        more["curve"] = build.as_curve(block, radii, correct, result.labels)
+    build.check_layer(classifier, test, layer)
     subject = Subject(
         logits_fn=predict,
         source=classifier.source,
@@ -146,12 +135,41 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
         threat=build.build_threat(block["threat"]),
         step_size=block["step_size"],
         num_steps=block["num_steps"],
+        features_fn=build.features_fn(classifier),
         **chosen,
     )
-    if options.surfaces:
-        more["surfaces"] = surfaces(subject, options.surfaces)
-    more["training"] = evaluation.training_history(workdir, step)
-    more = gathered(options.wanted, subject, result) | more
+    check(options.wanted, subject, options.surfaces)
+    training_curves = evaluation.training_history(workdir, step)
+    first = jax.process_index() == 0
+    sizes = dict(batch_size=block["batch_size"], num_examples=options.num_examples)
+    unfinished = report.parent / f"{report.resolve().name}.unfinished"
+    expected = evaluation.estimate(predict, test, attacks, mesh=mesh, **sizes)
+    beside = seconds_of(options.wanted, subject, expected)
+    evaluation.begin(unfinished)
+    bar = Bar(expected, attacks, shown=None if first else False, beside=beside)
+    kept = dict(state_dir=unfinished, keep_state=True, keep_adversarial=keep)
+    kept |= dict(log=bar.write, advance=bar.advance)
+    sizes = dict(batch_size=block["batch_size"], mesh=mesh)
+    try:
+        result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
+        more = build.diagnostics(classifier, result, test, layer=layer, **sizes)
+        more["training"] = training_curves
+        if areas is not None:
+            more["attention"] = build.attention(classifier, result, test, areas)
+        if steps is not None:
+            more["steps"] = build.step_curves(classifier, test, block, steps, **chosen)
+        if radii is not None and attack_at is not None:
+            correct = evaluation.robustness_curve(
+                *(predict, test, attack_at, radii), source=classifier.source, **chosen
+            )
+            more["curve"] = build.as_curve(block, radii, correct, result.labels)
+        if options.surfaces:
+            more["surfaces"] = surfaces(subject, options.surfaces)
+        more |= gathered(options.wanted, subject, result, known=more)
+        bar.advance_beside()
+    finally:
+        bar.close()
+        evaluation.end_if_empty(unfinished)
     summary = evaluation.summarise(result)
     if more.get("curve"):
         summary["warnings"] += evaluation.above_limit(more["curve"])
@@ -164,13 +182,15 @@ def judge(workdir: Path, report: Path, options: Options) -> Judged:
             suite=options.suite,
             seed=options.seed,
             threat=dict(block["threat"]),
+            evaluation=dict(block),
+            wanted=dataclasses.asdict(options.wanted),
             config=build.resolved(config),
         )
         evaluation.write_report(report, summary, context=context, **more)
         if options.save_adversarial:
             evaluation.save_adversarial(report / "adversarial", result)
-        evaluation.forget(unfinished)
-        evaluation.end_if_empty(unfinished)
+        if not keep_state:
+            forget(report)
         table = evaluation.table(summary)
         print(f"\n{workdir}, checkpoint of step {step}\n\n{table}\n")
         for line in summary["warnings"]:

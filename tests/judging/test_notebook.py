@@ -144,3 +144,40 @@ def test_the_binarization_test_is_run():
     assert report.content["binarization"]["num_images"] == 4
     with pytest.raises(InputError, match="`binarization`"):
         Wanted(binarization=-1)
+
+
+def test_binarization_takes_the_gradient_that_attacks_take():
+    x = RNG.random((6, 5, 5, 1), np.float32)
+    y = (x.mean(axis=(1, 2, 3)) > 0.5).astype(np.int32)
+
+    def rounds(z):
+        return (jnp.round(16 * z) / 16).reshape(len(z), -1)
+
+    def passed(z):
+        flat = z.reshape(len(z), -1)
+        return flat + jax.lax.stop_gradient(rounds(z) - flat)
+
+    wanted = Wanted(indicators=False, pictures=False, binarization=6)
+    options = dict(QUICK, wanted=wanted, features_fn=rounds)
+    blind = rj.evaluate(by_mean, x, y, **options)
+    seeing = rj.evaluate(by_mean, x, y, **options, source_features_fn=passed)
+    found = [one.content["binarization"]["success"] for one in (blind, seeing)]
+    assert found[0] < 0.5 < found[1]
+    assert blind.content["binarization"]["flagged"]
+
+
+def test_a_source_is_an_adaptive_attack():
+    report = rj.evaluate(by_mean, X, Y, **QUICK, wanted=LITTLE, source=by_mean)
+    assert report.content["verdict"]["adaptive"]
+    assert all("view" in a.parameters for a in report.result.attacks)
+
+
+def test_what_cannot_be_measured_is_said_first():
+    def random(x):
+        return jnp.stack([by_mean(x), by_mean(x) + 0.1])
+
+    wanted = Wanted(indicators=False, pictures=False, binarization=4)
+    with pytest.raises(InputError, match="`binarization` needs one answer"):
+        rj.evaluate(random, X, Y, **QUICK, wanted=wanted)
+    with pytest.raises(InputError, match="classes"):  # before PGD has run
+        rj.evaluate(by_mean, X, Y, threat=LINF, suite="full", wanted=LITTLE)
