@@ -61,7 +61,8 @@ def paired(config: Any) -> dict[str, Any]:
     stages = config.get("stages") or ()
     loss = (config.get(stages[-1]) or {}).get("loss") if stages else None
     while loss and not loss.get("layers"):
-        loss = loss.get("loss") or loss.get("base")
+        inner = loss.get("loss") or loss.get("base")
+        loss = inner if hasattr(inner, "get") else None  # WNLL's is a word
     if loss:
         found = {name: loss[name] for name in _COMPARED if name in loss}
         return found | dict(layers=tuple(loss["layers"]))
