@@ -41,7 +41,7 @@ def confusion(result: Robustness) -> list[list[int]] | None:
 
     The prediction is that on the worst point of each image: x itself where it is
     misclassified, else that of the first attack that broke it, else the label. Images
-    whose logits hold no number have no prediction and are not in it.
+    whose logits hold NaN there have no prediction and are not in it.
 
     Returns:
       None where an attack's predictions are not known.

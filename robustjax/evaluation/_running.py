@@ -1,6 +1,7 @@
 """One attack on one block of images, judged: what `evaluate` compiles."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +24,9 @@ class Answer(NamedTuple):
 
     Attributes:
       verdict: Whether it is right.
-      predicted: Its class, [B]; of a random one that of the mean probabilities.
-      confidence: The probability of that class, [B].
+      predicted: Its class, [B]; of a random one that of the mean probabilities. -1
+        where a logit is NaN.
+      confidence: The probability of that class, [B]; 0 where a logit is NaN.
       nan: Whether a logit is NaN, which counts as broken, [B].
     """
 
@@ -87,7 +89,8 @@ def answer(judges: tuple[LogitsFn, ...], x: Array, y: Array) -> Answer:
     if share.ndim == 3:
         share, wide = share.mean(axis=0), wide.mean(axis=0)
     nan = jnp.isnan(wide).any(axis=1)
-    return Answer(verdict, share.argmax(axis=1), share.max(axis=1), nan)
+    predicted = jnp.where(nan, -1, share.argmax(axis=1))
+    return Answer(verdict, predicted, jnp.where(nan, 0, share.max(axis=1)), nan)
 
 
 @jax.jit
@@ -164,6 +167,22 @@ def found(said: Answer, x_adv: Array, x: Any, keep: bool, path: Any = None) -> F
     )
 
 
+def joined(blocks: Iterable[Any], total: int) -> Any:
+    """The rows of all blocks, without padding; the first few images for the eye."""
+    parts, done = [], 0
+    for block in blocks:
+        parts.append(_without_late_images(block, done))
+        done += len(jax.tree.leaves(block)[0])
+    return jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
+
+
+def _without_late_images(block: Any, done: int) -> Any:
+    # Here, since a result that held them would grow with the set.
+    if not isinstance(block, Found):
+        return block
+    return block._replace(shown=np.array(block.shown[: max(SHOWN - done, 0)]))
+
+
 def result_of(
     named: NamedAttack, rows: Found, seconds: float, **rest: Any
 ) -> AttackResult:
@@ -177,7 +196,7 @@ def result_of(
             f"The attack {named.name!r} returned pixels that are not finite."
         )
     kept = rows._asdict() | rows.answer._asdict()
-    kept["shown"] = kept["shown"][:SHOWN]
+    kept["shown"] = np.array(kept["shown"][:SHOWN])  # a view keeps the others alive
     same = ("x_adv", "shown", "losses", "broken_along", "predicted", "confidence")
     as_array = lambda value: None if value is None else np.asarray(value)
     return AttackResult(

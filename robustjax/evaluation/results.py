@@ -21,7 +21,8 @@ class NamedAttack:
     Attributes:
       name: Its name in tables and files.
       attack: The attack, or a `StagedAttack` such as `autoattack(threat)`.
-      parameters: All its parameters, JSON-able.
+      parameters: All its parameters, JSON-able. By them and the name an attack of a
+        killed evaluation is known again: without them it starts again.
       counts: Whether it is part of the worst case. An attack that is held to no radius,
         or to another threat, should not be.
       norm: Of a minimum-norm attack without a limit, the norm that it keeps small. The
@@ -70,8 +71,9 @@ class AttackResult:
       seen: `correct` on the draws by which the adversary picks among attacks; None is
         `correct` itself.
       predicted: The class predicted on x_adv, [N]; of a random classifier that of the
-        mean probabilities. None where it is unknown, and so below.
-      confidence: The probability of that class, [N].
+        mean probabilities; -1 where logits hold NaN. None where it is unknown, and so
+        below.
+      confidence: The probability of that class, [N]; 0 where logits hold NaN.
       num_nan: Images whose logits hold NaN on x_adv; they count as broken.
       losses: The objective at the iterates that the attack's steps evaluated, [N, T],
         of attacks that say (`IteratedAttack.seen`).
@@ -115,10 +117,12 @@ class Robustness:
       attacks: One result each, in the order run.
       clean_seen: As `AttackResult.seen`.
       draws: Of a random classifier, a third of which judges; else 1.
-      clean_predicted: The class predicted on x, [N].
-      clean_confidence: The probability of that class, [N].
+      clean_predicted: The class predicted on x, [N]; -1 where logits hold NaN.
+      clean_confidence: The probability of that class, [N]; 0 where logits hold NaN.
       num_nan: Images whose logits hold NaN; they count as broken.
       probabilities: Whether the logits look like probabilities.
+      state: How the names of the files begin that were left in the `state_dir`, if any
+        were; see `forget`.
     """
 
     index: np.ndarray
@@ -132,6 +136,7 @@ class Robustness:
     clean_confidence: np.ndarray | None = None
     num_nan: int = 0
     probabilities: bool = False
+    state: str | None = None
 
     @property
     def worst_case_correct(self) -> np.ndarray:

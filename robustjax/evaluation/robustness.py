@@ -22,11 +22,11 @@ from robustjax.evaluation._batching import (
     image_keys,
 )
 from robustjax.evaluation._judging import Verdict, judged, num_draws, worst_so_far
-from robustjax.evaluation._running import answer, attacked, result_of
+from robustjax.evaluation._running import answer, attacked, joined, result_of
 from robustjax.evaluation._running import clean as clean_pass
 from robustjax.evaluation._running import found as found_of
 from robustjax.evaluation.results import AttackResult, NamedAttack, Robustness
-from robustjax.evaluation.unfinished import SUFFIX, Unfinished, forget
+from robustjax.evaluation.unfinished import Unfinished
 from robustjax.training import sharding
 from robustjax.types import Array, Attack, Key, LogitsFn, as_pytree, is_transductive
 
@@ -69,10 +69,13 @@ def evaluate(
       mesh: Devices, by default all of them.
       keep_adversarial: Whether results hold x_adv.
       state_dir: Where finished blocks and the progress of staged attacks are kept, so
-        that a killed evaluation goes on; None keeps none.
+        that a killed evaluation goes on; None keeps none. Other evaluations may keep
+        theirs in the same place. Attacks without `parameters` start again, since
+        nothing tells them from others; with several processes all do.
       keep_state: Leaves that there at the end, from which the same call has its result
-        at once, until somebody says `forget(state_dir)`.
-      log: Called with one line after each stage of a staged attack.
+        at once, until somebody says `forget(state_dir, result)`.
+      log: Called with one line after each stage of a staged attack, and with one for
+        what a `state_dir` does not keep.
       advance: Called with the position of an attack (-1 is the clean pass) and the
         share of it that has just been done.
 
@@ -100,32 +103,43 @@ def evaluate(
 
     total = len(dataset) if num_examples is None else num_examples
 
-    kept_in = state_dir if jax.process_count() == 1 else None
-    unfinished = Unfinished(None)
+    kept_in = state_dir
+    if state_dir is not None and jax.process_count() > 1:
+        # They would have to agree on which blocks are there.
+        kept_in = None
+        if log:
+            log("Several processes: an evaluation that is killed starts again.")
 
     def gather(
         run: Callable[[Any], NamedTuple],
         position: int,
-        size: int = batch_size,
+        size: int,
+        unfinished: Unfinished,
         *work: Any,
     ) -> tuple[Any, float]:
-        blocks, done, mark = [], 0, unfinished.mark(size, *work)
-        for number, batch in enumerate(batches(size)):
-            found = unfinished.block(str(position), number, run, batch, mark)
-            blocks.append(found)
-            share = min(len(batch.y), total - done) / total
-            done += len(batch.y)
-            if advance:
-                advance(position, share)
-        rows, seconds = zip(*blocks, strict=True)
-        joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *rows)
-        return joined, sum(seconds)
+        mark, seconds = unfinished.mark(*work), []
+
+        def blocks() -> Iterator[Any]:
+            done = 0
+            for number, batch in enumerate(batches(size)):
+                found = unfinished.block(str(position), number, run, batch, mark)
+                seconds.append(found[1])
+                share = min(len(batch.y), total - done) / total
+                done += len(batch.y)
+                if advance:
+                    advance(position, share)
+                yield found[0]
+
+        return joined(blocks(), total), sum(seconds)
 
     first = lambda b: clean_pass(predict, as_float(b.x), b.y)
-    clean, clean_seconds = gather(first, -1)
+    clean, clean_seconds = gather(first, -1, batch_size, Unfinished(None))
     # Functions have no name to go by, but for what they answer.
     images = (dataset.images[:total], dataset.labels[:total], dataset.index[:total])
-    unfinished = Unfinished(kept_in, key, predict, clean.answer.predicted, *images)
+    known = [(named.name, dict(named.parameters)) for named in attacks]
+    unfinished = Unfinished(
+        *(kept_in, key, predict, clean.answer.predicted, *images, known)
+    )
     draws = num_draws(predict, as_float(jnp.asarray(dataset.images[:1])))
     if clean.nan.any():
         row = int(dataset.index[:total][clean.nan][0])
@@ -136,11 +150,14 @@ def evaluate(
     for position, named in enumerate(attacks):
         source = predict if named.source is None else as_pytree(named.source)
         judges = (predict, *map(as_pytree, named.judges))
+        kept = unfinished if named.parameters else Unfinished(None)
+        if log and kept.state != unfinished.state:
+            log(f"{named.name} has no `parameters`: if it is killed, it starts again.")
         if isinstance(named.attack, StagedAttack):
             found = _staged(
                 *(named, key, source, judges, dataset, batch_size, total, mesh),
                 *(keep_adversarial, position, draws),
-                state_dir=kept_in,
+                unfinished=kept,
                 log=log,
             )
             if advance:
@@ -149,15 +166,15 @@ def evaluate(
             attack = as_pytree(named.attack)
             run = functools.partial(attacked, keep_adversarial, named.repeats)
             size = block_size((attack, source, *judges), batch_size, total, mesh)
-            about = (dict(named.parameters), keep_adversarial, named.repeats)
+            about = (*known[position], keep_adversarial, named.repeats)
             rows, seconds = gather(
                 lambda b, a=attack, run=run, s=source, j=judges: run(a, key, s, j, b),
-                *(position, size, about, attack, source, judges),
+                *(position, size, kept, about, attack, source, judges),
             )
             found = result_of(named, rows, seconds)
         results.append(found)
-    if kept_in is not None and not keep_state:
-        forget(kept_in)
+    if not keep_state:
+        unfinished.forget()
     return Robustness(
         index=np.asarray(dataset.index[:total]),
         labels=np.asarray(dataset.labels[:total]),
@@ -170,6 +187,7 @@ def evaluate(
         num_nan=int(clean.answer.nan.sum()),
         probabilities=bool(clean.probabilities.all()),
         attacks=tuple(results),
+        state=unfinished.state if keep_state else None,
     )
 
 
@@ -233,7 +251,10 @@ def robustness_curve(
     return worst_so_far(correct, seen, draws)
 
 
-_answer = jax.jit(answer)
+@jax.jit
+def _judged_points(judges: tuple[LogitsFn, ...], x_adv: Array, x: Array, y: Array):
+    return found_of(answer(judges, x_adv, y), x_adv, as_float(x), False)
+
 
 _STOPS_EARLY = (
     "The classifier is random, and the attack leaves an image alone once some draws "
@@ -254,7 +275,7 @@ def _staged(
     position: int,
     draws: int,
     *,
-    state_dir: Path | None,
+    unfinished: Unfinished,
     log: Callable[[str], None] | None,
 ) -> AttackResult:
     """A staged attack on the whole set, sharded like the others, in one result."""
@@ -270,38 +291,41 @@ def _staged(
         functools.partial(sharding.global_rows, mesh),
         sharding.to_host,
     )
-    # Every process knows the whole outcome; one of them keeps it on disk.
     # Two attacks may have one name, but not one position.
     name = "".join(c if c.isalnum() else "_" for c in f"{position} {named.name}")
     assert isinstance(named.attack, StagedAttack)
-    x = np.asarray(as_float(jnp.asarray(dataset.images[:total])))
+    dataset = dataset.take(slice(total))
+    # Block by block on the devices, which need not hold the whole set.
+    blocks = (dataset.images[i : i + batch_size] for i in range(0, total, batch_size))
+    x = np.concatenate([np.asarray(as_float(jnp.asarray(block))) for block in blocks])
     start = time.monotonic()
     outcome = named.attack.run(
         key,
         source,
         x,
-        dataset.labels[:total],
-        index=dataset.index[:total],
+        dataset.labels,
+        index=dataset.index,
         batch_size=batch_size,
         placement=placement,
-        state_file=state_dir / f"{name}{SUFFIX}" if state_dir else None,
+        state_file=unfinished.path(name),
         log=log,
         keep_state=True,
     )
     # Of a run that goes on, what it had taken before counts.
     spent = sum(stage.seconds for stage in outcome.stages)
     seconds = max(time.monotonic() - start, spent)
-    moved = dataclasses.replace(
-        dataset.take(slice(total)), images=np.asarray(outcome.x_adv, np.float32)
+    x_adv = np.asarray(outcome.x_adv, np.float32)
+    moved = dataclasses.replace(dataset, images=x_adv)
+    pairs = (batches_of(judges[0], d, batch_size, None, mesh) for d in (moved, dataset))
+    parts = (
+        sharding.to_host(_judged_points(judges, after.x, before.x, before.y))
+        for after, before in zip(*pairs, strict=True)
     )
-    blocks = batches_of(judges[0], moved, batch_size, None, mesh)
-    parts = [sharding.to_host(_answer(judges, b.x, b.y)) for b in blocks]
-    said = jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
+    rows = joined(parts, total)._replace(x_adv=x_adv if keep else None)
     if named.source is None and not named.judges and draws == 1:
         # What the attack saw itself counts, not another compilation's rounding.
-        said = said._replace(verdict=Verdict(*map(jnp.asarray, (outcome.correct,) * 3)))
-    points = jnp.asarray(outcome.x_adv)
-    rows = jax.device_get(found_of(said, points, x, keep))
+        verdict = Verdict(*map(jnp.asarray, (outcome.correct,) * 3))
+        rows = rows._replace(answer=rows.answer._replace(verdict=verdict))
     doubts = outcome.warnings
     if draws > 1:
         doubts = (*doubts, _STOPS_EARLY)

@@ -2,7 +2,8 @@
 
 A killed evaluation goes on at the block after the last one that it finished. Files are
 written whole or not at all, and those of other work (other attacks, weights, images or
-keys) are as good as none.
+keys) are as good as none: they have other names, so that one evaluation leaves alone
+what another has done so far.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from robustjax._checks import InputError
 from robustjax._digest import digest
+from robustjax.evaluation.results import Robustness
 from robustjax.training import sharding
 
 SUFFIX = ".unfinished.npz"
@@ -39,6 +41,22 @@ class Unfinished:
         self._directory = directory
         self._mark = self.mark(work)
 
+    @property
+    def state(self) -> str | None:
+        """How the names of its files begin; None if it keeps nothing."""
+        return None if self._directory is None else self._mark[:12]
+
+    def path(self, name: str) -> Path | None:
+        """The file of that name; None if it keeps nothing."""
+        if self._directory is None:
+            return None
+        return self._directory / f"{self.state}-{name}{SUFFIX}"
+
+    def forget(self) -> None:
+        """Removes its files and no others."""
+        if self._directory is not None:
+            _remove(self._directory, f"{self.state}-")
+
     def mark(self, *work: Any) -> str:
         """What identifies a part of the evaluation, by what it is made of."""
         return "" if self._directory is None else digest(work)
@@ -47,6 +65,9 @@ class Unfinished:
         self, name: str, number: int, run: Callable[[Any], Any], batch: Any, mark: str
     ) -> tuple[Any, float]:
         """The result of a block, on the host, and the seconds that it took.
+
+        What is there counts if it is of as many rows and of the shapes that `run` would
+        return now: another number of devices cuts the images into other blocks.
 
         Args:
           name: Of what is run on the block.
@@ -58,16 +79,17 @@ class Unfinished:
         Raises:
           InputError: the directory cannot be written.
         """
-        if self._directory is None:
+        path = self.path(f"{name}-{number:05d}")
+        if path is None:
             return _timed(run, batch)
-        path = self._directory / f"{name}-{number:05d}{SUFFIX}"
-        mark = digest((self._mark, name, number, mark))
+        rows = [str(np.shape(leaf)) for leaf in jax.tree.leaves(batch)]
+        mark = digest((self._mark, name, number, mark, rows))
         known = _read(path, mark)
         if known is not None:
             *leaves, seconds = known
-            shape = jax.tree.structure(jax.eval_shape(run, batch))
-            if shape.num_leaves == len(leaves):
-                return jax.tree.unflatten(shape, leaves), float(seconds)
+            expected, tree = jax.tree.flatten(jax.eval_shape(run, batch))
+            if _kinds(leaves) == _kinds(expected):
+                return jax.tree.unflatten(tree, leaves), float(seconds)
         found, seconds = _timed(run, batch)
         _write(path, mark, [*jax.tree.leaves(found), np.float64(seconds)])
         return found, seconds
@@ -103,14 +125,29 @@ def end_if_empty(directory: Path) -> None:
         directory.rmdir()
 
 
-def forget(directory: Path) -> None:
-    """Removes what an evaluation has left in its `state_dir`, and nothing else.
+def forget(directory: Path, result: Robustness | None = None) -> None:
+    """Removes what evaluations have left in a `state_dir`, and nothing else.
+
+    Args:
+      directory: The `state_dir`.
+      result: Of the evaluation whose files are meant; None is everybody's.
 
     Example:
       >>> forget(Path("nowhere"))
     """
-    for path in directory.glob(f"*{SUFFIX}*"):
+    if result is None:
+        _remove(directory, "")
+    elif result.state is not None:
+        _remove(directory, f"{result.state}-")
+
+
+def _remove(directory: Path, start: str) -> None:
+    for path in directory.glob(f"{start}*{SUFFIX}*"):
         path.unlink(missing_ok=True)
+
+
+def _kinds(leaves: Sequence[Any]) -> list[tuple[tuple[int, ...], np.dtype]]:
+    return [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 def _timed(run: Callable[[Any], Any], batch: Any) -> tuple[Any, float]:

@@ -178,7 +178,10 @@ def test_two_attacks_of_one_name_keep_their_progress_apart(tmp_path):
         if len(seen) == kill_at:
             raise Killed
 
-    named = [NamedAttack("mine", staged(threats.linf(eps))) for eps in (0.1, 0.05)]
+    named = [
+        NamedAttack("mine", staged(threats.linf(eps)), {"eps": eps})
+        for eps in (0.1, 0.05)
+    ]
     go = lambda: evaluate(
         logits_fn,
         DATA,

@@ -1,15 +1,18 @@
 """A killed evaluation goes on where it was, and only there."""
 
 import functools
+import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustjax import InputError, attacks, evaluation, threats
+from robustjax import InputError, attacks, evaluation, threats, training
+from robustjax._digest import digest
 from robustjax.data import Dataset
-from robustjax.evaluation import NamedAttack
+from robustjax.evaluation import NamedAttack, _running, robustness, unfinished
+from robustjax.evaluation._breakdown import confusion
 
 THREAT = threats.linf(0.2)
 ROWS = np.random.default_rng(0)
@@ -39,8 +42,8 @@ def suite(num_steps=2):
     staged = attacks.StagedAttack("staged", THREAT, lambda _: stages)
     return [
         NamedAttack("pgd", pgd, {"num_steps": num_steps}),
-        NamedAttack("staged", staged),
-        NamedAttack("fgsm", attacks.fgsm(THREAT)),
+        NamedAttack("staged", staged, {"num_steps": 1}),
+        NamedAttack("fgsm", attacks.fgsm(THREAT), {"num_steps": 1}),
     ]
 
 
@@ -58,10 +61,9 @@ def judge(state_dir, model=MODEL, attacks=None, stop_at=None, seed=0, **options)
         DATA,
         suite() if attacks is None else attacks,
         key=jax.random.key(seed),
-        batch_size=8,
         state_dir=state_dir,
         advance=advance,
-        **options,
+        **dict(batch_size=8) | options,
     )
     return result, seen
 
@@ -76,8 +78,6 @@ def outcomes(result):
 @pytest.fixture
 def counted(monkeypatch):
     """How many blocks were computed since, in a list."""
-    from robustjax.evaluation import unfinished
-
     computed, timed = [], unfinished._timed
     monkeypatch.setattr(
         unfinished, "_timed", lambda *given: (computed.append(1), timed(*given))[1]
@@ -139,6 +139,138 @@ def test_half_a_file_is_none(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_other_devices_cut_other_blocks(tmp_path):
+    one = training.data_mesh(jax.devices()[:1])
+    only = dict(attacks=suite()[:1], batch_size=3, keep_state=True)
+    judge(tmp_path, mesh=one, **only)
+    on_eight, _ = judge(tmp_path, **only)  # of blocks of 8
+    assert outcomes(on_eight) == outcomes(judge(None, **only)[0])
+
+
+@pytest.mark.parametrize("now", [np.float32([1, 2, 3]), np.int32([1, 2])])
+def test_a_block_of_another_shape_or_type_is_none(tmp_path, now):
+    kept = unfinished.Unfinished(tmp_path, "work")
+    kept.block("name", 0, lambda _: np.float32([1, 2]), np.zeros(2), "mark")
+    found, _ = kept.block("name", 0, lambda _: now, np.zeros(2), "mark")
+    np.testing.assert_array_equal(found, now)
+
+
+def shift(amount):
+    return lambda key, logits_fn, x, y: jnp.clip(x + amount, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "parameters"),
+    [(("mine", "mine"), {}), (("up", "down"), {"size": 0.3})],
+    ids=["no parameters", "another name"],
+)
+def test_functions_are_not_mistaken_for_each_other(tmp_path, names, parameters):
+    pair = [
+        [NamedAttack(name, shift(amount), parameters)]
+        for name, amount in zip(names, (0.3, -0.3), strict=True)
+    ]
+    judge(tmp_path, attacks=pair[0], keep_state=True)
+    found, _ = judge(tmp_path, attacks=pair[1], keep_state=True)
+    assert outcomes(found) == outcomes(judge(None, attacks=pair[1])[0])
+
+
+def test_what_starts_again_is_said(tmp_path, monkeypatch):
+    lines = []
+    judge(tmp_path, attacks=[NamedAttack("mine", shift(0.1))], log=lines.append)
+    assert lines == ["mine has no `parameters`: if it is killed, it starts again."]
+    lines.clear()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(training.sharding, "to_host", jax.device_get)
+    result, _ = judge(tmp_path, attacks=suite()[:1], keep_state=True, log=lines.append)
+    assert lines == ["Several processes: an evaluation that is killed starts again."]
+    assert result.state is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_parameters_are_told_apart_by_name():
+    assert digest({"steps": 20}) != digest({"restarts": 20})
+    assert digest({"steps": None}) != digest({})
+    assert digest(["1", "2"]) != digest(["12"])
+
+
+def other_stages():
+    stages = (attacks.Stage("no step", lambda _: shift(0.0)),)
+    staged = attacks.StagedAttack("staged", THREAT, lambda _: stages)
+    return NamedAttack("staged", staged, {"num_steps": 0})
+
+
+def test_a_quick_look_leaves_what_another_evaluation_has_done(tmp_path, counted):
+    with pytest.raises(Killed):
+        judge(tmp_path, stop_at=6)  # all but the last block
+    files = sorted(tmp_path.iterdir())
+    judge(tmp_path, attacks=[suite()[0], other_stages()])
+    judge(tmp_path, seed=1)
+    assert sorted(tmp_path.iterdir()) == files
+    counted.clear()
+    again, _ = judge(tmp_path)
+    assert len(counted) == 3  # the clean pass and that block
+    assert outcomes(again) == outcomes(judge(None)[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_evaluation_is_forgotten_alone(tmp_path):
+    only = dict(attacks=suite()[:2], keep_state=True)
+    one, other = (judge(tmp_path, seed=seed, **only)[0] for seed in (0, 1))
+    files = sorted(tmp_path.iterdir())
+    gone, _ = judge(tmp_path, seed=2, attacks=suite()[:1])
+    for nothing in (gone, judge(None, **only)[0]):
+        evaluation.forget(tmp_path, nothing)
+    assert sorted(tmp_path.iterdir()) == files
+    evaluation.forget(tmp_path, one)
+    left = sorted(tmp_path.iterdir())
+    assert len(left) == len(files) // 2 == 3
+    assert all(path.name.startswith(other.state) for path in left)
+    evaluation.forget(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_few_images_are_held_for_the_eye():
+    result, _ = judge(None, batch_size=3, mesh=training.data_mesh(jax.devices()[:1]))
+    for attack in result.attacks:
+        assert attack.shown.shape == (8, 2, 2, 1)
+        assert attack.shown.base is None  # no view of more
+
+    held = []
+
+    def blocks():
+        said = _running.Answer(*[np.zeros(4)] * 4)
+        for number in range(6):
+            shown = np.full((4, 2, 2, 1), number)
+            held.append(weakref.ref(shown))
+            yield _running.Found(said, *[np.zeros(4)] * 6, shown, None, None, None)
+
+    joined = _running.joined(blocks(), 22)
+    assert joined.shown[:, 0, 0, 0].tolist() == [0] * 4 + [1] * 4
+    assert len(joined.linf) == 22
+    assert not any(block() is not None for block in held)
+
+
+def test_staged_attacks_are_judged_block_by_block(monkeypatch):
+    sizes, measure = [], robustness.found_of
+    monkeypatch.setattr(
+        robustness,
+        "found_of",
+        lambda said, x_adv, *rest: (
+            sizes.append(len(x_adv)),
+            measure(said, x_adv, *rest),
+        )[1],
+    )
+    one = training.data_mesh(jax.devices()[:1])
+    result, _ = judge(
+        None, attacks=suite()[1:2], batch_size=4, mesh=one, keep_adversarial=True
+    )
+    assert sizes == [4]  # compiled once
+    (staged,) = result.attacks
+    assert staged.x_adv.shape == DATA.images.shape
+    moved = np.abs(staged.x_adv - DATA.images).reshape(10, -1).max(1)
+    np.testing.assert_allclose(staged.distance["linf"], moved, atol=1e-6)
+
+
 def test_what_cannot_be_kept_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="Cannot keep unfinished work in"):
@@ -166,7 +298,16 @@ def test_nan_logits_are_counted():
     nan = jax.tree_util.Partial(
         lambda w, x: jnp.where(x[:, :1, 0, 0] > 0.5, jnp.nan, linear(w, x)), WEIGHTS
     )
-    result, _ = judge(None, model=nan, attacks=suite()[2:])
+    result, _ = judge(None, model=nan, attacks=suite()[2:], keep_adversarial=True)
     holds = DATA.images[:, 0, 0, 0] > 0.5
     assert result.num_nan == holds.sum() > 0
     assert not result.clean_correct[holds].any()
+    (fgsm,) = result.attacks
+    answers = [(result.clean_predicted, result.clean_confidence, holds)]
+    nan_there = np.isnan(np.asarray(nan(jnp.asarray(fgsm.x_adv)))).any(1)
+    answers += [(fgsm.predicted, fgsm.confidence, nan_there)]
+    for predicted, confidence, unknown in answers:
+        assert ((predicted == -1) == unknown).all()
+        assert ((confidence == 0) == unknown).all()
+    at_worst = np.where(result.clean_correct, nan_there, holds)
+    assert np.sum(confusion(result)) == 10 - at_worst.sum()
