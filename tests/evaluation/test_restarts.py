@@ -13,8 +13,8 @@ from robustjax.evaluation.indicators import OWN
 RNG = np.random.default_rng(0)
 X = RNG.random((24, 3, 3, 1), dtype=np.float32)
 WEIGHTS = RNG.normal(size=(9, 4)).astype(np.float32)
-LINF, KEY = threats.linf(0.03), jax.random.key(0)
-WALK = dict(step_size=0.015, num_steps=3)
+LINF, KEY = threats.linf(0.01), jax.random.key(0)
+WALK = dict(step_size=0.005, num_steps=3)
 
 
 def rough(z):
@@ -44,7 +44,7 @@ def test_it_is_the_worst_of_so_many_runs_of_pgd():
         for steps in (1, 2, 3):  # anywhere on the way counts
             attack = attacks.pgd(
                 LINF,
-                step_size=0.015,
+                step_size=0.005,
                 num_steps=steps,
                 random_start=lambda key, x, start=start: start,
             )
