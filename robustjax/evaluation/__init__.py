@@ -58,6 +58,7 @@ from robustjax.evaluation.report import seeds_table as seeds_table
 from robustjax.evaluation.report import summarise as summarise
 from robustjax.evaluation.report import table as table
 from robustjax.evaluation.report import write_report as write_report
+from robustjax.evaluation.restarts import restart_curve as restart_curve
 from robustjax.evaluation.results import AttackResult as AttackResult
 from robustjax.evaluation.results import NamedAttack as NamedAttack
 from robustjax.evaluation.results import Robustness as Robustness

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from robustjax.evaluation._parameters import inside
 from robustjax.evaluation.limits import ACCESS, worst_over
 from robustjax.evaluation.results import AttackResult, Robustness
 
@@ -70,8 +71,7 @@ def _surrogate(parameters: Mapping[str, Any]) -> str:
         # Of several the judged model minds one most: nobody's alone.
         words = [_joined(source) for source in sources]
         return words[0] if len(words) == 1 else "worst of " + ", ".join(words)
-    inside = [parameters.get("attack"), *(parameters.get("attacks") or [])]
-    found = [_surrogate(one) for one in inside if one]
+    found = [_surrogate(one) for one in inside(parameters, "attack", "attacks")]
     return next((name for name in found if name != "?"), "?")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from robustjax.attacks import _apgd
 from robustjax.evaluation._judging import worst_so_far
+from robustjax.evaluation._parameters import threat_block
 from robustjax.evaluation.results import AttackResult, Robustness
 
 _POINTS = 100  # of a path of losses, at most
@@ -110,7 +111,7 @@ def _halvings(
     Its rule, applied to the losses that it saw. Only the loss of the start is not among
     them: where no step rose above it, a halving may be missed.
     """
-    norm = (parameters.get("threat") or {}).get("name")
+    norm = (threat_block(parameters) or {}).get("name")
     if parameters.get("name") != "apgd" or norm not in ("linf", "l2"):
         return None
     limits = _apgd._limits(losses.shape[1], float(parameters.get("rho", 0.75)))

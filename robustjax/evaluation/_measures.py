@@ -12,9 +12,10 @@ import numpy as np
 from robustjax import _checks
 from robustjax.evaluation import _probes
 from robustjax.evaluation._climbs import Path, rise_at_the_end
+from robustjax.evaluation._parameters import climbs_another
 from robustjax.evaluation._probes import SCALES, STARTS, Subject
 from robustjax.evaluation.limits import by_access, class_prior
-from robustjax.evaluation.results import Robustness
+from robustjax.evaluation.results import AttackResult, Robustness
 from robustjax.types import LogitsFn
 
 _BOX = 4 / 255
@@ -75,6 +76,18 @@ class Seen:
     def gradients(self) -> dict[str, np.ndarray] | None:
         """As `_probes.useless_gradients`."""
         return _probes.useless_gradients(self.of)
+
+    @property
+    def recorded(self) -> list[AttackResult]:
+        """Attacks that count and climbed what judges: what they met on the way is its.
+
+        On the way of others it is the source that was broken, which says nothing.
+        """
+        return [
+            attack
+            for attack in self.result.attacks
+            if attack.counts and attack.own and not climbs_another(attack.parameters)
+        ]
 
     @property
     def no_radius(self) -> str:
@@ -157,8 +170,8 @@ def silent_success(seen: Seen) -> Found:
         return Found(None, "A random classifier: draws break a point now and then.")
     recorded = [
         attack.broken_along[:, -1]
-        for attack in seen.result.attacks
-        if attack.counts and attack.broken_along is not None
+        for attack in seen.recorded
+        if attack.broken_along is not None
     ]
     if recorded:
         broken = np.any(recorded, axis=0)
@@ -184,8 +197,8 @@ def incomplete(seen: Seen) -> Found:
         return Found(None, "A random classifier: its losses are noisy.")
     recorded = [
         (len(attack.losses[0]), attack.name, attack.losses, attack.broken_along)
-        for attack in seen.result.attacks
-        if attack.counts and attack.losses is not None
+        for attack in seen.recorded
+        if attack.losses is not None
     ]
     if recorded:
         _, what, losses, broken = max(recorded, key=lambda one: one[0])
@@ -344,6 +357,8 @@ def one_step(seen: Seen) -> Found:
 def monotone(seen: Seen) -> Found:
     if not seen.walks:
         return Found(None, seen.obstacle)
+    if len(seen.curve) < 2:
+        return Found(None, "One radius only.")
     rises = [
         (later - sooner, sooner, small, later, large)
         for i, (small, sooner) in enumerate(seen.curve)

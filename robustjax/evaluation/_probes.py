@@ -93,8 +93,19 @@ def subject(
     mesh: Mesh | None,
     **walk: Any,
 ) -> Subject:
-    """Of these rows of a data set; `walk` is `key`, `step_size` and `num_steps`."""
+    """Of these rows of a data set; `walk` is `key`, `step_size` and `num_steps`.
+
+    Raises:
+      InputError: the threat has a radius for each image.
+    """
     mesh = mesh or sharding.data_mesh()
+    if np.ndim(threat.eps):
+        raise _checks.InputError(
+            "`threat` must have one radius for all images, got one of shape "
+            f"{np.shape(threat.eps)}."
+        )
+    if not isinstance(threat.eps, float):  # programs are looked up by the threat
+        threat = threat.with_eps(float(threat.eps))
     return Subject(
         judge,
         climbed,

@@ -213,6 +213,7 @@ def result_of(
         counts=named.counts,
         norm=named.norm,
         radii=named.radii,
+        own=named.source is None,
         **{name: as_array(kept[name]) for name in same},
         **rest,
     )

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from robustjax.evaluation._parameters import inside, threat_block
+
 _NORMS = {
     "linf": "each pixel moves by at most",
     "l2": "the Euclidean norm of the change is at most",
@@ -108,12 +110,11 @@ def threat_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _threats(parameters: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    threat = parameters.get("threat")
-    if threat is not None:
-        return [threat]
-    inside = [parameters.get(name) for name in ("attack", "start")]
-    inside += parameters.get("attacks") or []
-    return [t for one in inside if isinstance(one, Mapping) for t in _threats(one)]
+    if parameters.get("threat") is not None:
+        known = threat_block(parameters) is not None
+        return [parameters["threat"]] if known else []
+    parts = inside(parameters, "attack", "start", "attacks")
+    return [threat for one in parts for threat in _threats(one)]
 
 
 def adaptive_rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:

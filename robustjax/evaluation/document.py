@@ -9,6 +9,7 @@ import numpy as np
 from robustjax.evaluation import _gallery, schema
 from robustjax.evaluation._blocks import Picture, markdown
 from robustjax.evaluation._outcome_sections import sections_of
+from robustjax.evaluation._parameters import threat_block
 from robustjax.evaluation._verdict import adaptive_rows, threat_of, verdict_of
 from robustjax.evaluation.history import examples_of
 from robustjax.evaluation.results import Robustness
@@ -62,7 +63,8 @@ def compose(
       images: The first clean images, float [S, H, W, C], for examples beside `result`.
       class_names: Of the K classes.
       threat: Block of the threat model, `name`, `eps`, `bounds`; by default that which
-        all attacks that count have.
+        all attacks that count have, and where they name none or several that of the
+        context.
       adaptive: Names of attacks that know the defense; by default those that climb
         another view of the classifier than the one judged.
       indicators: `Indicator`s, or dicts of their fields. None is "not measured".
@@ -104,7 +106,7 @@ def compose(
     content: dict[str, Any] = {**whole, **context, **summary}
     content["schema"] = dict(name=schema.NAME, version=schema.VERSION)
     content.setdefault("precision", _precision())
-    threat = threat_of(summary["rows"]) if threat is None else threat
+    threat = threat or threat_of(summary["rows"]) or threat_block(context)
     judged = None if indicators is None else [_as_dict(one) for one in indicators]
     known = adaptive_rows(summary["rows"]) if adaptive is None else adaptive
     content |= dict(threat=threat, indicators=judged)

@@ -20,7 +20,7 @@ from robustjax.evaluation._thresholds import RULES, Rule
 from robustjax.evaluation.results import Robustness, check_same_images
 from robustjax.types import Key, LogitsFn, Threat, as_pytree
 
-_OWN = 0x0DD5  # folded into the key: the evaluation folds in positions of images
+OWN = 0x0DD5  # folded into the key: the evaluation folds in positions of images
 
 
 class Indicator(NamedTuple):
@@ -130,7 +130,7 @@ def indicators(
         rows,
         batch_size=batch_size,
         mesh=mesh,
-        key=jax.random.fold_in(key, _OWN),
+        key=jax.random.fold_in(key, OWN),
         step_size=float(step_size),
         num_steps=num_steps,
     )

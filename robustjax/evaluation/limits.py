@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from robustjax.evaluation._judging import worst_so_far
+from robustjax.evaluation._parameters import inside, threat_block
 from robustjax.evaluation.results import AttackResult, Robustness
 
 
@@ -38,21 +39,21 @@ def has_constant_solution(parameters: Mapping[str, Any]) -> bool:
 
     Args:
       parameters: Of an attack as reports show them; the threats of attacks inside count
-        where it has none itself.
+        where it has none itself. What is no block says nothing.
 
     Example:
       >>> ball = {"name": "linf", "eps": 0.5, "bounds": [0.0, 1.0]}
       >>> has_constant_solution({"name": "pgd", "threat": ball})
       True
     """
-    threat = parameters.get("threat")
-    if threat is None:
-        inside = [parameters.get(name) for name in ("attack", "start")]
-        inside += parameters.get("attacks") or []
-        return any(has_constant_solution(one) for one in inside if one)
+    if parameters.get("threat") is None:
+        parts = inside(parameters, "attack", "start", "attacks")
+        return any(map(has_constant_solution, parts))
+    threat = threat_block(parameters)
+    if threat is None or threat.get("name") != "linf":
+        return False
     low, high = threat.get("bounds") or (0.0, 1.0)
-    eps = float(threat.get("eps", 0.0))  # "inf" is one too
-    return threat.get("name") == "linf" and eps >= (high - low) / 2
+    return threat["eps"] >= (high - low) / 2
 
 
 def above_limit(curve: Mapping[str, Any]) -> list[str]:
@@ -91,7 +92,7 @@ def disagreements(result: Robustness) -> list[str]:
     """`inconsistencies` of the attacks that count, and of others radius by radius."""
     cells: dict[str, list[AttackResult]] = {"": []}
     for attack in result.attacks:
-        threat = attack.parameters.get("threat") or {}
+        threat = threat_block(attack.parameters) or {}
         label = f"at {threat.get('name')} {threat.get('eps')}: "
         if attack.norm is None and (attack.counts or threat):
             cells.setdefault("" if attack.counts else label, []).append(attack)
@@ -149,14 +150,14 @@ def _access(parameters: Mapping[str, Any]) -> str | None:
     """None for what needs no access at all, or has another attacker's work in it."""
     if "access" in parameters:
         return parameters["access"]
-    if parameters.get("name") in _MODEL_FREE or _borrows(parameters.get("start")):
+    if parameters.get("name") in _MODEL_FREE:
+        return None
+    if any(map(_borrows, inside(parameters, "start"))):
         return None
     return "white"
 
 
-def _borrows(start: Mapping[str, Any] | None) -> bool:
+def _borrows(start: Mapping[str, Any]) -> bool:
     """Whether there are transferred examples in where an attack starts."""
-    if not start:
-        return False
-    inside = [start.get("attack"), start.get("start"), *(start.get("attacks") or [])]
-    return start.get("name") == "transfer" or any(map(_borrows, inside))
+    parts = inside(start, "attack", "start", "attacks")
+    return start.get("name") == "transfer" or any(map(_borrows, parts))

@@ -5,6 +5,7 @@ classifiers that are right about the same number of images may be right about ot
 """
 
 import dataclasses
+import io
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -92,6 +93,19 @@ def save_outcomes(directory: Path, result: Robustness) -> Path:
       >>> save_outcomes(Path(tempfile.mkdtemp()), result).name
       'outcomes.npz'
     """
+    path = Path(directory) / OUTCOMES
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(outcomes_file(result))
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror}.") from error
+    return path
+
+
+def outcomes_file(result: Robustness) -> bytes:
+    """The bytes of `outcomes.npz`, see `save_outcomes`."""
     names = distinct([attack.name for attack in result.attacks])
     content: dict[str, Any] = dict(
         index=np.asarray(result.index, np.int64),
@@ -104,16 +118,9 @@ def save_outcomes(directory: Path, result: Robustness) -> Path:
     )
     for number, attack in enumerate(result.attacks):
         content[f"attack_{number}"] = attack.correct
-    path = Path(directory) / OUTCOMES
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **content)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror}.") from error
-    return path
+    file = io.BytesIO()
+    np.savez_compressed(file, **content)
+    return file.getvalue()
 
 
 def load_outcomes(directory: Path) -> Outcomes:

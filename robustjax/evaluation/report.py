@@ -19,6 +19,7 @@ from robustjax.evaluation import _breakdown
 from robustjax.evaluation._access_section import surrogate_accuracies
 from robustjax.evaluation._blocks import aligned
 from robustjax.evaluation._outcome_sections import rows_cells
+from robustjax.evaluation._parameters import json_able
 from robustjax.evaluation.document import compose, report_markdown
 from robustjax.evaluation.html import report_html
 from robustjax.evaluation.limits import (
@@ -28,7 +29,7 @@ from robustjax.evaluation.limits import (
     has_constant_solution,
 )
 from robustjax.evaluation.minimum_norm import accuracy_at, minimum_norms
-from robustjax.evaluation.outcomes import save_outcomes
+from robustjax.evaluation.outcomes import OUTCOMES, distinct, outcomes_file
 from robustjax.evaluation.results import AttackResult, Robustness
 from robustjax.evaluation.schema import read_report
 from robustjax.evaluation.statistics import mean_and_deviation, wilson_interval
@@ -43,17 +44,18 @@ def summarise(result: Robustness) -> dict[str, Any]:
       `num_examples`, `draws` of a random classifier (else 1), and `rows`: clean, each
       attack, the worst case, each with name, accuracy, number correct, 95% Wilson
       interval and seconds; attacks also with all parameters, the largest distances, the
-      pixel range they reached and the largest share of an image's mass above 1, if any;
+      pixel range they reached and the largest share of an image's mass above 1, if any,
+      those of one name numbered;
       staged ones with each stage, those of minimum norm with the median norm and the
       accuracy at radii; rows where one image is within reach of all with `limit`, the
       largest class's share; `access`, the worst case by what attackers know, and what
       is `inconsistent` in it; and `warnings`, one line each.
     """
-    total = len(result.labels)
+    total, result = len(result.labels), _told_apart(result)
     rows = [_row("clean", result.clean_correct, result.clean_seconds)]
     for attack in result.attacks:
         row = _row(attack.name, attack.correct, attack.seconds)
-        row["parameters"] = dict(attack.parameters)
+        row["parameters"] = json_able(attack.parameters)
         if has_constant_solution(attack.parameters):
             row["limit"] = class_prior(result.labels)
         row["largest_distance"] = {
@@ -126,8 +128,8 @@ def write_report(directory: Path, summary: Mapping[str, Any], **given: Any) -> N
 
     With `result`, also `outcomes.npz`, what became of each image. A reader sees the old
     report or the whole new one: everything is written under other names first, and
-    `report.json` comes last. Pictures of the old report that the new one does not have
-    are removed.
+    `report.json` comes last, right behind `outcomes.npz`. Pictures of the old report
+    that the new one does not have are removed.
 
     Args:
       directory: Created if needed.
@@ -143,17 +145,18 @@ def write_report(directory: Path, summary: Mapping[str, Any], **given: Any) -> N
         "report.html": report_html(content, pictures),
     }
     files = {f"{name}.png": picture.png for name, picture in pictures.items()}
-    # Last: who finds a new report.json finds all that belongs to it.
-    texts["report.json"] = json.dumps(content, indent=2, sort_keys=True) + "\n"
     files |= {name: text.encode() for name, text in texts.items()}
+    if given.get("result") is not None:
+        files[OUTCOMES] = outcomes_file(given["result"])
+    # Last: who finds a new report.json finds all that belongs to it.
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    files["report.json"] = text.encode()
     before = _pictures_there(directory)
     partial = {name: directory / f"{name}.partial" for name in files}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, written in files.items():
             partial[name].write_bytes(written)
-        if given.get("result") is not None:
-            save_outcomes(directory, given["result"])
         for name, path in partial.items():
             path.replace(directory / name)
         for name in before - set(files):
@@ -184,17 +187,20 @@ def save_adversarial(directory: Path, result: Robustness) -> None:
     """One `NAME.npz` per attack: `x_adv`, `index`, `labels`, `broken`.
 
     `index` is the position in the split, `broken` whether the classifier is wrong on
-    x_adv, or the share of a random one's draws that are.
+    x_adv, or the share of a random one's draws that are. Names that would be one file
+    are numbered.
 
     Raises:
       InputError: the directory cannot be written.
     """
+    plain = [re.sub(r"[ /]", "_", attack.name) for attack in result.attacks]
+    names = distinct(plain)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for attack in result.attacks:
+        for name, attack in zip(names, result.attacks, strict=True):
             if attack.x_adv is None:
                 continue
-            path = directory / f"{attack.name.replace(' ', '_').replace('/', '_')}.npz"
+            path = directory / f"{name}.npz"
             partial = path.with_name(path.name + ".partial")
             with partial.open("wb") as file:
                 np.savez_compressed(
@@ -225,6 +231,16 @@ def seeds_table(figures: Mapping[str, Sequence[float]]) -> str:
             (name, f"{100 * mean:.2f}%", f"{100 * deviation:.2f}", str(len(values)))
         )
     return aligned(cells)
+
+
+def _told_apart(result: Robustness) -> Robustness:
+    """Attacks of one name numbered as in `outcomes.npz`; rows are found by names."""
+    names = distinct([attack.name for attack in result.attacks])
+    attacks = [
+        dataclasses.replace(attack, name=name)
+        for name, attack in zip(names, result.attacks, strict=True)
+    ]
+    return dataclasses.replace(result, attacks=tuple(attacks))
 
 
 def _row(name: str, correct: np.ndarray, seconds: float) -> dict[str, Any]:

@@ -79,6 +79,7 @@ class AttackResult:
         of attacks that say (`IteratedAttack.seen`).
       broken_along: Whether such an iterate or one before was misclassified, [N, T].
       shown: x_adv of the first few images, kept in any case.
+      own: Whether it climbed the classifier that is judged, not another `source`.
     """
 
     name: str
@@ -102,6 +103,7 @@ class AttackResult:
     losses: np.ndarray | None = None
     broken_along: np.ndarray | None = None
     shown: np.ndarray | None = None
+    own: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

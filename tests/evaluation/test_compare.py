@@ -18,6 +18,7 @@ from robustjax.evaluation import (
     wilson_interval,
     write_comparison,
 )
+from robustjax.evaluation._compared import report_directories
 
 
 @pytest.fixture
@@ -200,6 +201,24 @@ def test_a_seed_without_a_report_is_named(tmp_path):
         compare([tmp_path / "a", tmp_path / "b"])
 
 
+def test_the_reports_of_a_group_win_over_older_ones_of_its_runs(tmp_path):
+    for name in "ab":
+        seeds(tmp_path / name, 0, 2, 0.9)
+        for seed in (0, 1):
+            place = tmp_path / name / f"seed_{seed}" / "report"
+            reports.write(place, reports.result(50 + seed, (("PGD-40", 0.1),)))
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    assert found["models"][0]["rows"]["PGD-40"]["accuracy"] > 0.7
+    # One more run: only the other place has them all.
+    reports.write(tmp_path / "a" / "seed_2" / "report", reports.result(9))
+    assert set(report_directories(tmp_path / "a")) == {"seed_0", "seed_1", "seed_2"}
+    # One run judged alone does not hide the group, nor ask for the others.
+    for file in (tmp_path / "b" / "seed_1" / "report").iterdir():
+        file.unlink()
+    where = report_directories(tmp_path / "b")
+    assert [place.parent.name for place in where.values()] == ["report", "report"]
+
+
 def random_classifier(seed):
     rng = np.random.default_rng(seed)
     shares = rng.integers(0, 7, (2, reports.N)).astype(np.float32) / 6
@@ -346,6 +365,12 @@ def other_outcomes(tmp_path, runs):
     (tmp_path / "b" / "report" / "report.json").write_text(content)
 
 
+def newer_outcomes(tmp_path, runs):
+    content = (tmp_path / "b" / "report" / "report.json").read_text()
+    change(tmp_path, dict(b=reports.result(77)))  # the same attacks
+    (tmp_path / "b" / "report" / "report.json").write_text(content)
+
+
 def no_rows(tmp_path, runs):
     path = tmp_path / "b" / "report" / "report.json"
     content = json.loads(path.read_text())
@@ -390,6 +415,7 @@ def data(name="digits", size="8x8x1", classes=10):
         (no_report, r"b has no report: run python eval\.py --workdir="),
         (no_outcomes, r"has no outcomes\.npz"),
         (other_outcomes, "different evaluations"),
+        (newer_outcomes, "different evaluations"),
     ],
 )
 def test_what_does_not_compare_is_one_line(runs, tmp_path, damage, match):

@@ -214,6 +214,65 @@ def test_silent_success():
     assert not look(both, hiding, only=only)["silent_success"].flagged
 
 
+@pytest.mark.parametrize("parameters", [None, "view", "access", "inside"])
+def test_what_another_model_met_on_the_way_is_its_own(parameters):
+    """A surrogate breaks at once, and its loss rises to the end."""
+    far = threats.linf(1e-6)
+    always, only = lambda z: -20 * sound(z), ("silent_success", INCOMPLETE)
+    attack = attacks.bim(far, step_size=1e-6, num_steps=8)
+    named = dict(
+        view=dict(view=dict(gradient="other")),
+        access=dict(access="gray"),
+        inside=dict(name="restarts", attack=dict(view="other")),
+    ).get(parameters)
+    row = NamedAttack("BIM", attack, named or {}, source=always)
+    given = dict(threat=far, walk=dict(step_size=1e-6, num_steps=8), only=only)
+    result, found = run(sound, rows=[row], **given)
+    (seen,) = result.attacks
+    assert seen.broken_along.all()
+    assert not seen.own
+    # Also told by the parameters alone, as of results that were put together by hand.
+    if named:
+        told = dataclasses.replace(seen, own=True)
+        found = look(dataclasses.replace(result, attacks=(told,)), sound, **given)
+    for name in only:
+        assert "BIM" not in found[name].detail
+        assert "recorded" not in found[name].detail
+    assert not found["silent_success"].flagged
+
+
+@pytest.mark.parametrize("eps", [1.0, 1])
+def test_the_whole_box_as_radius(eps):
+    walk = dict(step_size=0.25, num_steps=4)
+    only = ("monotone", "chance", "more_restarts")
+    _, found = run(sound, threat=threats.linf(eps), walk=walk, only=only)
+    assert found["monotone"].value is None
+    assert found["monotone"].detail == "One radius only."
+    assert found["chance"].value is not None
+
+
+def test_a_radius_may_be_an_array(of_sound):
+    result, whole = of_sound
+    only = ("more_restarts", "noise", "unbounded")
+    found = look(result, sound, threat=threats.linf(jnp.float32(0.02)), only=only)
+    assert {name: one.value for name, one in found.items()} == {
+        name: whole[name].value for name in only
+    }
+    each = threats.linf(jnp.full(24, 0.02))
+    with pytest.raises(InputError, match="one radius for all images"):
+        look(result, sound, threat=each, only=only)
+
+
+def test_parameters_may_be_anything(of_sound):
+    result, _ = of_sound
+    odd = dict(threat="linf", start="zero", attack="pgd", attacks="all")
+    row = dataclasses.replace(result.attacks[0], parameters=odd)
+    result = dataclasses.replace(result, attacks=(row,))
+    found = look(result, sound, surrogates=[sound], only=("transfer", INCOMPLETE))
+    assert found["transfer"].value == 0
+    assert "PGD" in found[INCOMPLETE].detail
+
+
 def test_companions():
     mixed = lambda z: sound(z - z.mean(axis=0, keepdims=True))
     options = dict(rows=[], only=("transductive",))

@@ -69,6 +69,11 @@ def test_no_classifier_exceeds_the_largest_class_under_it(seed):
         ({"attacks": [{"threat": BALL | {"eps": 0.1}}, {"threat": BALL}]}, True),
         ({"start": {"threat": BALL}, "attack": {"name": "none"}}, True),
         ({"name": "stadv"}, False),
+        ({"threat": "linf"}, False),
+        ({"threat": threats.linf(0.5)}, True),
+        ({"threat": threats.l2(0.5)}, False),
+        ({"threat": BALL | {"eps": "8/255"}}, False),
+        ({"attack": "pgd", "start": 3, "attacks": ["a", {"threat": BALL}]}, True),
     ],
 )
 def test_where_one_image_is_within_reach_of_all(parameters, limited):

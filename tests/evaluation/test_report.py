@@ -2,12 +2,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import jsonschema
 import numpy as np
 import pytest
 
-from robustjax import InputError
+from robustjax import InputError, threats
 from robustjax.evaluation import (
+    compose,
     load_outcomes,
     mean_and_deviation,
     read_report,
@@ -124,6 +126,72 @@ def test_attacks_of_one_name_do_not_cost_the_report(result, tmp_path):
         "PGD-40 (2)",
         "PGD-40 (3)",
     ]
+
+
+def test_rows_of_one_name_are_numbered_everywhere(result):
+    first, second = result.attacks
+    second = dataclasses.replace(second, name=first.name, counts=False)
+    twice = dataclasses.replace(result, attacks=(first, first, second))
+    summary = summarise(twice)
+    named = ["PGD-40", "PGD-40 (2)"]
+    rows = [row["name"] for row in summary["rows"]]
+    assert rows == ["clean", *named, "PGD-40 (3) (not counted)", "worst case"]
+    assert [one["attack"] for one in summary["waterfall"]] == ["clean", *named]
+
+
+def test_parameters_may_be_anything(result, tmp_path):
+    odd = dict(
+        threat="linf", start="zero", attacks="all", access="gray", model=object()
+    )
+    ball = dict(threat=threats.linf(jnp.float32(0.5)), attack=len, steps=np.arange(2))
+    losses = np.zeros((4, 3))
+    first, second = result.attacks
+    first = dataclasses.replace(first, parameters=odd, losses=losses)
+    second = dataclasses.replace(second, parameters=ball, losses=losses)
+    told = summarise(dataclasses.replace(result, attacks=(first, second)))
+    rows = told["rows"]
+    assert rows[1]["parameters"] == odd | dict(model="<object object>")
+    block = dict(name="linf", eps=0.5, bounds=[0.0, 1.0])
+    shown = dict(threat=block, attack="<built-in function len>", steps=[0, 1])
+    assert rows[2]["parameters"] == shown
+    assert "limit" not in rows[1]
+    assert rows[2]["limit"] == 0.5
+    assert json.loads(json.dumps(told)) == told
+    write_report(tmp_path, told, context=CONTEXT, result=result)
+    assert read_report(tmp_path)["threat"] == block
+
+
+def test_the_threat_of_the_context_is_for_rows_that_name_none(result, tmp_path):
+    ball = dict(name="linf", eps=0.1)
+    other = dict(name="linf", eps=0.3)
+    first, second = result.attacks
+    name = lambda attack, eps: dataclasses.replace(
+        attack, parameters=dict(name="pgd", threat=dict(ball, eps=eps))
+    )
+    cases = [
+        (result.attacks, ball),
+        ((name(first, 0.1), name(second, 0.2)), ball),
+        ((name(first, 0.3), second), other),
+    ]
+    for rows, expected in cases:
+        summary = summarise(dataclasses.replace(result, attacks=rows))
+        content, _ = compose(summary, context=CONTEXT | dict(threat=ball))
+        assert content["threat"] == expected
+        assert f"at most {expected['eps']}" in content["verdict"]["sentence"]
+    assert compose(summarise(result), context=CONTEXT).content["threat"] is None
+
+
+def test_outcomes_are_replaced_right_before_the_numbers(result, tmp_path, monkeypatch):
+    order, real = [], Path.replace
+
+    def replace(path, target):
+        order.append(Path(target).name)
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    write_report(tmp_path, summarise(result), context=CONTEXT, result=result)
+    assert order[-2:] == ["outcomes.npz", "report.json"]
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_numbers_that_json_does_not_know_become_none(result, tmp_path):
@@ -282,6 +350,21 @@ def test_saved_images_match_the_report(result, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="Cannot write"):
         save_adversarial(tmp_path / "file" / "r", result)
+
+
+def test_images_of_attacks_whose_files_would_be_one_are_all_kept(result, tmp_path):
+    rows = [
+        dataclasses.replace(
+            result.attacks[0], name=name, x_adv=np.full((4, 2, 2, 1), i)
+        )
+        for i, name in enumerate(["a b", "a_b", "a/b", "a b"])
+    ]
+    save_adversarial(tmp_path, dataclasses.replace(result, attacks=tuple(rows)))
+    files = ["a_b.npz", "a_b (2).npz", "a_b (3).npz", "a_b (4).npz"]
+    assert names(tmp_path) == set(files)
+    for i, name in enumerate(files):
+        with np.load(tmp_path / name) as saved:
+            assert (saved["x_adv"] == i).all()
 
 
 def test_seeds_have_mean_and_sample_deviation():
