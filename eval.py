@@ -15,7 +15,7 @@ from absl import flags
 
 from robustjax import cli, evaluation, training
 from robustjax._checks import InputError
-from robustjax.judging import Judged, Options, Wanted, forget, judge
+from robustjax.judging import Judged, Options, Wanted, judge
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of train.py.")
 _SUITE = flags.DEFINE_string("suite", "quick", "quick, standard, full, or a .py file.")
@@ -85,8 +85,8 @@ def judged(workdir: Path, report: Path) -> list[Judged]:
         one = judge(run, report / run.name, options(), keep_state=True)
         results.append(one)
         jax.clear_caches()  # programs of another classifier are of no use to the next
-    for run in runs:
-        forget(report / run.name)
+    for one in results:
+        one.forget()
     names = results[0].accuracies
     figures = {name: [one.accuracies[name] for one in results] for name in names}
     if jax.process_index() == 0:

@@ -11,6 +11,7 @@ from robustjax import attacks, data, evaluation, objectives
 from robustjax.evaluation import Robustness
 from robustjax.judging.subject import (
     LOOKED_AT,
+    RESTARTS,
     SHARES,
     STEPS,
     SURFACES,
@@ -87,6 +88,17 @@ def _curves(
             STEPS,
             **options,
         )
+    found["restarts"] = evaluation.restart_curve(
+        subject.logits_fn,
+        subject.dataset.take(slice(subject.num_examples)),
+        subject.threat,
+        key=subject.key,
+        step_size=subject.step_size,
+        num_steps=subject.num_steps,
+        num_restarts=RESTARTS,
+        source=subject.source,
+        **sizes,
+    )
     if "surfaces" not in known:
         found["surfaces"] = surfaces(subject, SURFACES)
     return found

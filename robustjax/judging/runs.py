@@ -1,7 +1,8 @@
 """Judges what train.py left in a working directory."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,23 +59,18 @@ class Options:
         non_negative(surfaces=self.surfaces)
 
 
-def forget(report: Path) -> None:
-    """Removes what evaluations that are over have left beside a report."""
-    unfinished = report.parent / f"{report.resolve().name}.unfinished"
-    evaluation.forget(unfinished)
-    evaluation.end_if_empty(unfinished)
-
-
 class Judged(NamedTuple):
     """What came out.
 
     Attributes:
       accuracies: By row of the table.
       inconsistent: Where attackers who know less did more, one line each.
+      forget: Removes from disk what was kept to go on with; does nothing twice.
     """
 
     accuracies: dict[str, float]
     inconsistent: list[str]
+    forget: Callable[[], None]
 
 
 def judge(
@@ -189,8 +185,6 @@ def judge(
         evaluation.write_report(report, summary, context=context, **more)
         if options.save_adversarial:
             evaluation.save_adversarial(report / "adversarial", result)
-        if not keep_state:
-            forget(report)
         table = evaluation.table(summary)
         print(f"\n{workdir}, checkpoint of step {step}\n\n{table}\n")
         for line in summary["warnings"]:
@@ -200,4 +194,13 @@ def judge(
                 print(f"Flag {flag.name}: {flag.detail} {flag.meaning}")
         print(f"Report: {report / 'report.html'}, report.md, report.json")
     accuracies = {row["name"]: row["accuracy"] for row in summary["rows"]}
-    return Judged(accuracies, summary["inconsistent"])
+    own = dataclasses.replace(result, attacks=())  # the arrays are not needed
+    forget = functools.partial(_forget, unfinished, own)
+    if not keep_state:
+        forget()
+    return Judged(accuracies, summary["inconsistent"], forget)
+
+
+def _forget(unfinished: Path, result: evaluation.Robustness) -> None:
+    evaluation.forget(unfinished, result)
+    evaluation.end_if_empty(unfinished)

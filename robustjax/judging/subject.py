@@ -16,7 +16,7 @@ from robustjax.types import Key, LogitsFn, Threat, is_transductive
 LOOKED_AT = 128  # images of curves
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)  # of eps
 STEPS = (1, 2, 5, 10, 20, 50)
-SURFACES, NOISE = 2, 10_000
+SURFACES, NOISE, RESTARTS = 2, 10_000, 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def seconds_of(wanted: Wanted, subject: Subject, expected: Estimate) -> float:
         passes += images * (16 * steps + 300) + NOISE * min(16, images)
         programs += 12
     if wanted.pictures and subject.has_radius:
-        passes += images * (len(SHARES) * steps + 4 * 3 * STEPS[-1])
+        passes += images * ((len(SHARES) + RESTARTS) * steps + 4 * 3 * STEPS[-1])
         programs += 4
     passes += wanted.binarization * (4000 + steps)
     return passes * expected.per_pass + programs * expected.compiling
