@@ -17,6 +17,7 @@ from typing import Any
 
 from robustjax._checks import InputError
 from robustjax.evaluation._compared import data_of, report_directories
+from robustjax.evaluation._parameters import threat_block
 from robustjax.evaluation.schema import read_report
 from robustjax.training import write_json
 
@@ -217,7 +218,7 @@ def _autoattack(
     for row in content["rows"]:
         parameters = row.get("parameters") or {}
         own = not {"view", "source", "judges"} & {k for k, v in parameters.items() if v}
-        used = parameters.get("threat") or {}
+        used = threat_block(parameters) or {}
         same = used.get("name") == threat["name"] and math.isclose(
             float(used.get("eps", -1)), float(threat["eps"]), rel_tol=1e-6
         )

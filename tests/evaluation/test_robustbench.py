@@ -50,6 +50,12 @@ def test_an_entry_has_the_fields_and_the_report_s_numbers(content):
     assert (entry["unreliable"], entry["footnote"]) == (None, None)
 
 
+def test_parameters_of_ones_own_are_passed_over(content):
+    odd = dict(content["rows"][1], name="mine", parameters={"threat": "linf"})
+    rows = [content["rows"][0], odd, *content["rows"][1:]]
+    assert robustbench_entry({**content, "rows": rows}) == robustbench_entry(content)
+
+
 def test_what_is_told_fills_the_gaps(content):
     about = dict(link="https://arxiv.org/abs/1", authors="A, B", additional_data=False)
     entry = robustbench_entry(content, about)
