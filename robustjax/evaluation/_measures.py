@@ -1,149 +1,27 @@
 """The failure indicators one by one: from what was seen to a number and a line."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from robustjax import _checks
 from robustjax.evaluation import _probes
-from robustjax.evaluation._climbs import Path, rise_at_the_end
-from robustjax.evaluation._parameters import climbs_another
-from robustjax.evaluation._probes import SCALES, STARTS, Subject
+from robustjax.evaluation._climbs import rise_at_the_end
+from robustjax.evaluation._probes import SCALES, STARTS
+from robustjax.evaluation._seen import Found, Seen
 from robustjax.evaluation.limits import by_access, class_prior
-from robustjax.evaluation.results import AttackResult, Robustness
 from robustjax.types import LogitsFn
 
 _BOX = 4 / 255
 _RISE = 0.05
 
 
-class Found(NamedTuple):
-    """A measurement before it is judged.
-
-    Attributes:
-      value: None if it could not be made.
-      detail: One line.
-      images: How many it rests on, where one is too few; None where one is enough.
-      doubt: What the value must exceed the threshold by, as draws are few.
-    """
-
-    value: float | None
-    detail: str
-    images: int | None = None
-    doubt: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """What several indicators need, each looked at when the first one asks.
-
-    Attributes:
-      result: The evaluation.
-      of: The classifier and the subset.
-      rows: The subset's places in the result, [n].
-    """
-
-    result: Robustness
-    of: Subject
-    rows: np.ndarray
-
-    @functools.cached_property
-    def draws(self) -> tuple[int, int]:
-        """That judge, and that are climbed; 1 without any."""
-        return _probes.has_draws(self.of)
-
-    @functools.cached_property
-    def logits(self) -> np.ndarray:
-        """Of the clean images, [n, K] or [n, S, K]."""
-        return _probes.logits(self.of)
-
-    @functools.cached_property
-    def changing(self) -> np.ndarray:
-        """Whether two calls differ, [n]."""
-        return _probes.differs(self.logits, _probes.logits(self.of))
-
-    @property
-    def exact(self) -> bool:
-        """Whether the same image always gets the same answer."""
-        return self.draws[0] == 1 and not self.changing.any()
-
-    @functools.cached_property
-    def gradients(self) -> dict[str, np.ndarray] | None:
-        """As `_probes.useless_gradients`."""
-        return _probes.useless_gradients(self.of)
-
-    @property
-    def recorded(self) -> list[AttackResult]:
-        """Attacks that count and climbed what judges: what they met on the way is its.
-
-        On the way of others it is the source that was broken, which says nothing.
-        """
-        return [
-            attack
-            for attack in self.result.attacks
-            if attack.counts and attack.own and not climbs_another(attack.parameters)
-        ]
-
-    @property
-    def no_radius(self) -> str:
-        """Why there is no ball to look in; empty where there is one."""
-        radius = float(self.of.threat.eps)
-        if 0 < radius < math.inf:
-            return ""
-        return f"There is no radius to walk in: eps is {radius:g}."
-
-    @property
-    def obstacle(self) -> str:
-        """Why nothing can walk; empty where something can."""
-        if self.gradients is None:
-            return "The classifier has no gradient."
-        return self.no_radius
-
-    @functools.cached_property
-    def walks(self) -> list[Path]:
-        """PGD from several starts; none where there is an obstacle."""
-        if self.obstacle:
-            return []
-        return [_probes.path(self.of, number) for number in range(STARTS)]
-
-    @functools.cached_property
-    def standing(self) -> np.ndarray:
-        """What the worst case leaves of the subset, shares, [n]."""
-        left = np.asarray(self.result.worst_case_correct, float)[self.rows]
-        if self.walks and not any(attack.counts for attack in self.result.attacks):
-            # Nothing was attacked yet: the first walk stands for the evaluation.
-            left = _probes.worst([left, self.right(self.walks[0])], self.exact)
-        return left
-
-    @functools.cached_property
-    def left(self) -> np.ndarray:
-        """What the worst case and all walks leave, shares, [n]."""
-        rows = [self.standing, *map(self.right, self.walks)]
-        return _probes.worst(rows, self.exact)
-
-    @functools.cached_property
-    def curve(self) -> list[tuple[float, float]]:
-        """Radius and accuracy under one walk each, ascending."""
-        found = []
-        for eps in _probes.radii(self.of):
-            same = eps == self.of.radius
-            walk = self.walks[0] if same else _probes.path(self.of, eps=eps)
-            found.append((eps, float(np.mean(walk.correct))))
-        return found
-
-    def right(self, path: Path) -> np.ndarray:
-        """Right after a run, anywhere on its way where that can be said, [n]."""
-        if not self.exact or self.of.climbed is not self.of.judge:
-            return path.correct
-        return path.correct & ~path.broken.any(axis=1)
-
-
 def gradient(seen: Seen) -> Found:
+    """Shares of images where the gradient is of no use."""
     if seen.gradients is None:
         return Found(1.0, "The classifier cannot be differentiated.")
     kinds = seen.gradients
@@ -157,6 +35,7 @@ def gradient(seen: Seen) -> Found:
 
 
 def noise_stability(seen: Seen, num_directions: int) -> Found:
+    """The relative change of the margin under small noise."""
     change = _probes.instability(seen.of, num_directions, _BOX)
     detail = (
         f"The margin moves by {100 * change.mean():.1f}% on average over "
@@ -166,6 +45,7 @@ def noise_stability(seen: Seen, num_directions: int) -> Found:
 
 
 def silent_success(seen: Seen) -> Found:
+    """Images that an iterate broke and the worst case leaves standing."""
     if not seen.exact:
         return Found(None, "A random classifier: draws break a point now and then.")
     recorded = [
@@ -193,6 +73,7 @@ def _share(rows: Any, what: str) -> Found:
 
 
 def incomplete(seen: Seen) -> Found:
+    """Images whose loss still rises at the end of the longest recorded run."""
     if not seen.exact:
         return Found(None, "A random classifier: its losses are noisy.")
     recorded = [
@@ -221,6 +102,7 @@ def incomplete(seen: Seen) -> Found:
 
 
 def random(seen: Seen) -> Found:
+    """Images whose answer changes from call to call."""
     judged, climbed = seen.draws
     if judged > 1 and climbed == 1:
         return Found(1.0, f"{judged} draws judge, and attacks climb one.")
@@ -228,6 +110,7 @@ def random(seen: Seen) -> Found:
 
 
 def transductive(seen: Seen) -> Found:
+    """Images whose answer changes with the others of the batch."""
     if seen.changing.any():
         return Found(None, "The classifier is random: nothing can be compared.")
     changed = _probes.company_share(seen.of)
@@ -235,6 +118,7 @@ def transductive(seen: Seen) -> Found:
 
 
 def probabilities(seen: Seen) -> Found:
+    """Whether the logits are probabilities already."""
     found = len(seen.of.x) > 1 and bool(
         _checks.are_probabilities(jnp.asarray(seen.logits))
     )
@@ -242,6 +126,7 @@ def probabilities(seen: Seen) -> Found:
 
 
 def precision(seen: Seen) -> Found:
+    """Images that are judged otherwise at another precision."""
     if not seen.exact:
         return Found(None, "A random classifier: its verdicts change anyway.")
     x_adv = seen.walks[0].x_adv if seen.walks else seen.of.x
@@ -254,6 +139,7 @@ def precision(seen: Seen) -> Found:
 
 
 def not_a_number(seen: Seen) -> Found:
+    """Images with NaN among their logits."""
     flat = seen.logits.reshape(len(seen.logits), -1)
     rows = np.isnan(flat).any(axis=1)
     for walk in seen.walks:
@@ -268,6 +154,7 @@ def not_a_number(seen: Seen) -> Found:
 
 
 def transfer(seen: Seen, surrogates: Sequence[LogitsFn]) -> Found:
+    """What attackers without the weights did better."""
     gaps = []
     reached = list(by_access(seen.result).values())  # from white to black
     total = len(seen.result.index)
@@ -286,6 +173,7 @@ def transfer(seen: Seen, surrogates: Sequence[LogitsFn]) -> Found:
 
 
 def unbounded(seen: Seen) -> Found:
+    """Images that stand though there is no radius."""
     if seen.gradients is None:
         return Found(None, seen.obstacle)
     left = _probes.unbounded(seen.of).correct
@@ -295,6 +183,7 @@ def unbounded(seen: Seen) -> Found:
 
 
 def queries(seen: Seen, num_queries: int) -> Found:
+    """What Square breaks beyond the gradient attacks."""
     for attack in seen.result.attacks:
         names = [stage.name for stage in attack.stages]
         if attack.counts and "Square" in names[1:]:
@@ -327,6 +216,7 @@ def _gain(seen: Seen, before: np.ndarray, rows: list[np.ndarray], what: str) -> 
 
 
 def more_steps(seen: Seen) -> Found:
+    """Images that twice the steps break."""
     if not seen.walks:
         return Found(None, seen.obstacle)
     on = seen.right(_probes.path(seen.of, start=seen.walks[0].x_adv))
@@ -334,6 +224,7 @@ def more_steps(seen: Seen) -> Found:
 
 
 def more_restarts(seen: Seen) -> Found:
+    """Images that new starts break."""
     if not seen.walks:
         return Found(None, seen.obstacle)
     rows = [seen.right(walk) for walk in seen.walks]
@@ -341,6 +232,7 @@ def more_restarts(seen: Seen) -> Found:
 
 
 def logit_scale(seen: Seen) -> Found:
+    """Images that break at another scale of the logits."""
     if not seen.walks:
         return Found(None, seen.obstacle)
     scales = (*SCALES, _probes.own_scale(seen.logits, seen.of.y))
@@ -349,12 +241,14 @@ def logit_scale(seen: Seen) -> Found:
 
 
 def one_step(seen: Seen) -> Found:
+    """What one step breaks beyond many."""
     if not seen.walks:
         return Found(None, seen.obstacle)
     return _net(seen, seen.left, _probes.one_step(seen.of).correct)
 
 
 def monotone(seen: Seen) -> Found:
+    """The largest rise of accuracy with the radius."""
     if not seen.walks:
         return Found(None, seen.obstacle)
     if len(seen.curve) < 2:
@@ -370,6 +264,7 @@ def monotone(seen: Seen) -> Found:
 
 
 def chance(seen: Seen) -> Found:
+    """Accuracy beyond chance at the largest radius."""
     if not seen.walks or seen.of.threat.name != "linf":
         return Found(None, seen.obstacle or "L-inf only.")
     (eps, reached), prior = seen.curve[-1], class_prior(seen.of.y)
@@ -383,6 +278,7 @@ def _doubt(seen: Seen) -> float:
 
 
 def noise(seen: Seen, num_draws: int, num_images: int) -> Found:
+    """Images that fall under random points."""
     if not seen.walks or not seen.exact:
         random = "A random classifier: many draws break anything."
         return Found(None, seen.obstacle or random)

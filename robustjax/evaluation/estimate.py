@@ -198,8 +198,7 @@ def estimate(
     first = next(batches_of(predict, dataset, batch_size, num_examples, mesh))
     x = as_float(jnp.asarray(first.x))
     rows = min(len(x), total)
-    forward = jax.jit(lambda predict, x: predict(x))
-    compiling, *seconds = (_seconds(forward, predict, x) for _ in range(4))
+    compiling, *seconds = (_seconds(_forward, predict, x) for _ in range(4))
     per_image = float(np.median(seconds)) / rows
     flops = _flops(predict, x)
     spent, found = [], []
@@ -216,6 +215,11 @@ def estimate(
     return Estimate(tuple(spent), at_most, tuple(found), whole, *most)
 
 
+@jax.jit
+def _forward(predict: LogitsFn, x: jax.Array) -> jax.Array:
+    return predict(x)
+
+
 def _seconds(fun: Any, *given: Any) -> float:
     start = time.perf_counter()
     jax.block_until_ready(fun(*given))
@@ -224,6 +228,6 @@ def _seconds(fun: Any, *given: Any) -> float:
 
 def _flops(predict: LogitsFn, x: jax.Array) -> float:
     """Of a forward pass, as XLA counts them before it compiles; at least 1."""
-    costs: Any = jax.jit(lambda predict, x: predict(x)).lower(predict, x)
+    costs: Any = _forward.lower(predict, x)
     found = costs.cost_analysis() or {}
     return max(float(found.get("flops", 0.0)), 1.0)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from robustjax import _checks
 from robustjax.data import Dataset
 from robustjax.evaluation import _measures, _probes
-from robustjax.evaluation._measures import Found
+from robustjax.evaluation._seen import Found, Seen
 from robustjax.evaluation._thresholds import RULES, Rule
 from robustjax.evaluation.results import Robustness, check_same_images
 from robustjax.types import Key, LogitsFn, Threat, as_pytree
@@ -134,7 +134,7 @@ def indicators(
         step_size=float(step_size),
         num_steps=num_steps,
     )
-    seen = _measures.Seen(result, of, rows)
+    seen = Seen(result, of, rows)
     m, models = _measures, tuple(map(as_pytree, surrogates))
     measures: dict[str, Callable[[], Found]] = dict(
         gradient=lambda: m.gradient(seen),

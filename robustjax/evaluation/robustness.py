@@ -233,17 +233,8 @@ def robustness_curve(
     batches = batches_of(predict, dataset, batch_size, num_examples, mesh)
     total = len(dataset) if num_examples is None else num_examples
 
-    @jax.jit
-    def curve(key, climbed, predict, batch):
-        x, keys = as_float(batch.x), image_keys(key, batch.index)
-
-        def at(radius):
-            x_adv = attack_at(radius)(keys, climbed, x, batch.y)
-            return judged((predict,), x_adv, batch.y)
-
-        return jax.tree.map(jnp.transpose, jax.vmap(at)(jnp.asarray(radii)))
-
-    rows = [sharding.to_host(curve(key, climbed, predict, batch)) for batch in batches]
+    given = (attack_at, jnp.asarray(radii), key, climbed, predict)
+    rows = [sharding.to_host(_at_radii(*given, batch)) for batch in batches]
     correct, seen, _ = (
         np.concatenate(part)[:total].T for part in zip(*rows, strict=True)
     )
@@ -254,6 +245,25 @@ def robustness_curve(
 @jax.jit
 def _judged_points(judges: tuple[LogitsFn, ...], x_adv: Array, x: Array, y: Array):
     return found_of(answer(judges, x_adv, y), x_adv, as_float(x), False)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _at_radii(
+    attack_at: Callable[[Array], Attack],
+    radii: Array,
+    key: Key,
+    climbed: LogitsFn,
+    predict: LogitsFn,
+    batch: Any,  # an `EvalBatch`, on the devices
+) -> Verdict:
+    """Verdicts at each radius, [B, E]; the same `attack_at` compiles once."""
+    x, keys = as_float(batch.x), image_keys(key, batch.index)
+
+    def at(radius: Array) -> Verdict:
+        x_adv = attack_at(radius)(keys, climbed, x, batch.y)
+        return judged((predict,), x_adv, batch.y)
+
+    return jax.tree.map(jnp.transpose, jax.vmap(at)(radii))
 
 
 _STOPS_EARLY = (

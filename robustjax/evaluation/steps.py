@@ -1,5 +1,6 @@
 """What an attack has done after so many of its steps."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,13 +63,7 @@ def step_curves(
     predict = as_pytree(logits_fn)
     total = len(dataset) if num_examples is None else num_examples
 
-    @jax.jit
-    def run(key, predict, batch, step_size):
-        attack = keep_trajectory(attack_at(step_size), steps)
-        x, keys = as_float(batch.x), image_keys(key, batch.index)
-        seen = attack(keys, predict, x, batch.y)[1]
-        return seen.broken.T, seen.value.T
-
+    run = functools.partial(_along, attack_at, tuple(steps))
     again = [key, *(jax.random.fold_in(key, n) for n in range(1, num_restarts))]
 
     def worst_run(batch, step_size) -> tuple[np.ndarray, np.ndarray]:
@@ -99,3 +94,19 @@ def step_curves(
     numbers = dict(steps=list(map(int, steps)), step_sizes=list(map(float, step_sizes)))
     numbers |= dict(num_examples=total, num_restarts=num_restarts)
     return numbers | found
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _along(
+    attack_at: Callable[[Array], IteratedAttack],
+    steps: tuple[int, ...],
+    key: Key,
+    predict: LogitsFn,
+    batch: Any,  # an `EvalBatch`, on the devices
+    step_size: Array,
+) -> tuple[Array, Array]:
+    """Broken and value after so many steps, [B, T]; one `attack_at` compiles once."""
+    attack = keep_trajectory(attack_at(step_size), steps)
+    x, keys = as_float(batch.x), image_keys(key, batch.index)
+    seen = attack(keys, predict, x, batch.y)[1]
+    return seen.broken.T, seen.value.T

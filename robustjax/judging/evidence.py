@@ -1,6 +1,7 @@
 """What a report shows beside accuracies: whether the attacks worked, and pictures."""
 
-from collections.abc import Collection
+import functools
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from robustjax.judging.subject import (
     Subject,
     Wanted,
 )
-from robustjax.types import Array, Attack, is_transductive
+from robustjax.types import Array, Attack, IteratedAttack, Threat, is_transductive
 
 
 def gathered(
@@ -83,7 +84,7 @@ def _curves(
         found["steps"] = evaluation.step_curves(
             subject.climbed,
             subject.dataset,
-            lambda size: attacks.pgd(threat, step_size=size, num_steps=STEPS[-1]),
+            _pgd_of_step(threat, STEPS[-1]),
             [eps / 2, eps / 4, eps / 8, eps / 16],
             STEPS,
             **options,
@@ -115,12 +116,7 @@ def _by_radius(subject: Subject, count: int, options: dict[str, Any]) -> dict[st
         fewer = max(1, subject.batch_size // len(radii))
         options = options | dict(batch_size=fewer)
 
-    def at_radius(radius: Array) -> Attack:
-        steps = subject.num_steps
-        return attacks.pgd(
-            threat.with_eps(radius), step_size=radius * share, num_steps=steps
-        )
-
+    at_radius = _pgd_of_radius(threat, share, subject.num_steps)
     correct = evaluation.robustness_curve(
         *(subject.logits_fn, subject.dataset, at_radius, radii),
         source=subject.source,
@@ -178,3 +174,21 @@ def _binarized(subject: Subject, count: int, sizes: dict[str, Any]) -> dict[str,
     )
     label = f"PGD-{subject.num_steps} on the margin"
     return dict(attack=label, **evaluation.summarise_binarization(found))
+
+
+# One object for one threat, so that what was compiled for it is found again.
+@functools.lru_cache(maxsize=8)
+def _pgd_of_radius(
+    threat: Threat, share: float, num_steps: int
+) -> Callable[[Array], Attack]:
+    def at(radius: Array) -> Attack:
+        return attacks.pgd(
+            threat.with_eps(radius), step_size=radius * share, num_steps=num_steps
+        )
+
+    return at
+
+
+@functools.lru_cache(maxsize=8)
+def _pgd_of_step(threat: Threat, num_steps: int) -> Callable[[Array], IteratedAttack]:
+    return lambda size: attacks.pgd(threat, step_size=size, num_steps=num_steps)
