@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from robustjax import _checks, _random
+from robustjax._interned import interned
 from robustjax.types import Array, Key, Threat
 
 
+@interned
 def linf(eps: float | Array, *, bounds: tuple[float, float] = (0.0, 1.0)) -> Threat:
     """The L-infinity ball: every pixel moves by at most `eps`.
 
@@ -65,6 +67,7 @@ def linf(eps: float | Array, *, bounds: tuple[float, float] = (0.0, 1.0)) -> Thr
     )
 
 
+@interned
 def l2(eps: float | Array, *, bounds: tuple[float, float] = (0.0, 1.0)) -> Threat:
     """The Euclidean ball of radius `eps`, per image, in the pixel box.
 
@@ -113,6 +116,7 @@ def l2(eps: float | Array, *, bounds: tuple[float, float] = (0.0, 1.0)) -> Threa
     )
 
 
+@interned
 def l1(
     eps: float | Array,
     *,

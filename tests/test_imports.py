@@ -11,6 +11,7 @@ ROOT = pathlib.Path(robustjax.__file__).parent
 ORDER = (
     *(
         "types",
+        "_interned",
         "_checks",
         "_digest",
         "_provenance",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from robustjax import _checks, _random
 from robustjax._checks import InputError
+from robustjax._interned import interned
 from robustjax.attacks import _apgd, _apgd_l1, _outcome, _targets
 from robustjax.attacks._apgd import Climb, Start, Task
 from robustjax.objectives import cross_entropy, dlr, targeted
@@ -31,6 +32,7 @@ def _start_of_the_reference(key: Key, x: Array) -> Array:
     raise AssertionError("replaced by `_climb` before any call")
 
 
+@interned
 def apgd(
     threat: Threat,
     *,
@@ -105,6 +107,7 @@ def apgd(
     return IteratedAttack(init, climb.step, _finish, climb.num_steps, _broken, seen)
 
 
+@interned
 def apgd_target(
     threat: Threat,
     *,
@@ -162,6 +165,7 @@ def apgd_target(
     return IteratedAttack(init, climb.step, _finish, climb.num_steps, _broken, seen)
 
 
+@interned
 def apgd_targeted(
     threat: Threat,
     *,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from robustjax import _checks, _random
+from robustjax._interned import interned
 from robustjax.attacks import _outcome
 from robustjax.attacks._outcome import Candidate
 from robustjax.attacks._targets import ranked_class
@@ -16,6 +17,7 @@ from robustjax.objectives import cross_entropy
 from robustjax.types import Array, Attack, Key, LogitsFn, Objective, as_pytree
 
 
+@interned
 def restarts(
     attack: Attack,
     num_restarts: int,

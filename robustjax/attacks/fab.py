@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from robustjax import _checks, _random
 from robustjax._gradients import input_gradient, input_jacobian, loop_safe
+from robustjax._interned import interned
 from robustjax.attacks import _hyperplane, _outcome
 from robustjax.attacks._outcome import Closest
 from robustjax.attacks._targets import check_rank, ranked_class
@@ -50,6 +51,7 @@ class FabState(NamedTuple):
 _Linearise = Callable[[LogitsFn, Array, Array, Array], tuple[Array, Array]]
 
 
+@interned
 def fab(
     threat: Threat,
     *,
@@ -113,6 +115,7 @@ def fab(
     )
 
 
+@interned
 def fab_targeted(
     threat: Threat,
     *,
@@ -164,6 +167,7 @@ def fab_targeted(
     )
 
 
+@interned
 def fab_target(
     threat: Threat,
     *,

@@ -15,6 +15,7 @@ import optax
 
 from robustjax import _checks
 from robustjax._gradients import input_gradient
+from robustjax._interned import interned
 from robustjax.attacks import _outcome
 from robustjax.attacks._outcome import Candidate
 from robustjax.objectives import cross_entropy
@@ -126,6 +127,7 @@ def projected_gradient(
     return IteratedAttack(init, step, finish, num_steps, seen=seen)
 
 
+@interned
 def pgd(
     threat: Threat,
     *,
@@ -178,6 +180,7 @@ def pgd(
     )
 
 
+@interned
 def fgsm(
     threat: Threat,
     *,
@@ -219,6 +222,7 @@ def fgsm(
     )
 
 
+@interned
 def bim(
     threat: Threat,
     *,
@@ -252,6 +256,7 @@ def bim(
     )
 
 
+@interned
 def mi_fgsm(
     threat: Threat,
     *,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import _checks, _random
+from robustjax._interned import interned
 from robustjax.attacks import _outcome, _square_windows
 from robustjax.objectives import margin
 from robustjax.types import Array, IteratedAttack, Key, LogitsFn, Objective, Threat
@@ -52,6 +53,7 @@ class _Moves(NamedTuple):
     propose: Callable[[Key, Array, Array, Array], Array]
 
 
+@interned
 def square(
     threat: Threat,
     *,
