@@ -1,6 +1,7 @@
 """`rj.evaluate`: a classifier and images in, a report out."""
 
 import json
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,21 @@ def test_the_worst_case_is_that_of_the_formula(whole):
     assert whole.flags == ()
     assert f"{100 * survivors().mean():.2f}%" in str(whole)
     assert "robust=" in repr(whole)
+
+
+def test_judging_again_compiles_nothing_though_the_threat_is_built_anew(caplog):
+    def logits_fn(x):
+        return by_mean(x)
+
+    options = dict(num_steps=3, num_restarts=2)
+    compiled = []
+    for _ in range(2):
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            rj.evaluate(logits_fn, X, Y, threat=threats.linf(0.1), **options)
+        compiled.append([one for one in caplog.messages if "XLA compilation" in one])
+    assert len(compiled[0]) > 5
+    assert compiled[1] == []
 
 
 def test_a_notebook_sees_the_report(whole):
