@@ -1,20 +1,24 @@
 """What NIP and its controls are worth on digits: python benchmarks/nip_digits.py.
 
-Trains the config digits_nip for each seed (runs that are there are taken as they are),
-makes adversarial images of the bare model once, and classifies them with every defense
-of configs/nip.py: accuracies, and defense success rates. Beside them stand diagnostics
+Trains the config digits_nip, or that of `--trial`, for each seed (runs that are there
+are taken as they are, and `--run=DIR` is one without a test-time defense), makes
+adversarial images of the bare model once, and classifies them with every defense of
+configs/nip.py: accuracies, and defense success rates. Beside them stand diagnostics
 that are told the truth. `--adaptive=DEFENSE` then attacks these defenses by the suite
 nip_adaptive. Every number goes to a file in WORKDIR as it is found, and a second call
 goes on from there. From the root of the repository:
 
     PYTHONPATH=. python benchmarks/nip_digits.py --workdir=runs/nip_trial
     PYTHONPATH=. python benchmarks/nip_digits.py --adaptive="candidates, proto"
+    PYTHONPATH=. python benchmarks/nip_digits.py --trial=mnist_nip --data_dir=DIR
 """
 
 import functools
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +38,8 @@ from robustjax import (
     threats,
     training,
     transforms,
+    types,
 )
-from robustjax.types import Batch
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/nip_trial", "Of runs and results.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings.")
@@ -43,22 +47,45 @@ _NUM = flags.DEFINE_integer("num_examples", 300, "Test images of each.")
 _NUM_ADAPTIVE = flags.DEFINE_integer("num_adaptive", 150, "Of the adaptive suite.")
 _ADAPTIVE = flags.DEFINE_multi_string("adaptive", [], "Defenses to attack adaptively.")
 _VARIANT = flags.DEFINE_string("variant", "standard", "Or adversarial.")
+_TRIAL = flags.DEFINE_string("trial", "digits_nip", "The config, by name.")
+_RUN = flags.DEFINE_string("run", None, "Another run of the data, not trained here.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Of TFDS, for data sets from there.")
+_BATCH = 100
 
 ROOT = Path(__file__).resolve().parent.parent
-ATTACKS = {
-    "FGSM .10": attacks.fgsm(threats.linf(0.1)),
-    "PGD .10": attacks.pgd(threats.linf(0.1), step_size=0.01, num_steps=40),
-    "PGD .15": attacks.pgd(threats.linf(0.15), step_size=0.015, num_steps=40),
-    "min": attacks.pgd_minimal(threats.linf(1.0)),
-}
+ATTACKS = ("FGSM", "PGD", "PGD 1.5", "min")
+
+
+def attacks_of(eps: float) -> dict[str, types.Attack]:
+    """By name: within `eps`, within half as much again, and the smallest."""
+    wider = threats.linf(1.5 * eps)
+    found = (
+        attacks.fgsm(threats.linf(eps)),
+        attacks.pgd(threats.linf(eps), step_size=eps / 10, num_steps=40),
+        attacks.pgd(wider, step_size=0.15 * eps, num_steps=40),
+        attacks.pgd_minimal(threats.linf(1.0)),
+    )
+    return dict(zip(ATTACKS, found, strict=True))
+
+
+def in_blocks(fun: Callable[..., Any], *rows: Any) -> np.ndarray:
+    """A compiled function of images, over all of them."""
+    compiled, count = jax.jit(fun), len(rows[0])
+    starts = range(0, count, _BATCH)
+    parts = [compiled(*(row[i : i + _BATCH] for row in rows)) for i in starts]
+    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def train(seed: int) -> Path:
     """A finished run."""
+    if _RUN.value is not None:
+        return Path(_RUN.value)
     workdir = Path(_WORKDIR.value) / _VARIANT.value / f"seed_{seed}"
     if not (workdir / "done").exists():
-        config = f"{ROOT}/configs/digits_nip.py:{_VARIANT.value}"
+        config = f"{ROOT}/configs/{_TRIAL.value}.py:{_VARIANT.value}"
         flags_ = [f"--config={config}", f"--workdir={workdir}", "--noprogress_bar"]
+        if _DATA_DIR.value is not None:
+            flags_.append(f"--config.data.data_dir={_DATA_DIR.value}")
         command = [sys.executable, f"{ROOT}/train.py", *flags_, f"--config.seed={seed}"]
         subprocess.run(command, check=True, cwd=ROOT)
         (workdir / "done").touch()
@@ -72,8 +99,11 @@ class Seed:
         """Trains, or restores."""
         self.workdir = train(seed)
         self.config: Any = build.read_config(self.workdir).unlock()
-        self.block = self.config.transform.to_dict()
-        self.controls = blocks.controls("flatten", self.block)
+        trial = importlib.import_module(f"configs.{_TRIAL.value}").get_config()
+        self.config.evaluation = trial.evaluation
+        self.block = trial.transform.to_dict()
+        self.layer = self.block["layer"]
+        self.controls = blocks.controls(self.layer, self.block)
         self.test = self.with_block({}).run.splits.test
 
     def with_block(self, block: Any) -> Any:
@@ -88,19 +118,22 @@ class Seed:
         """Clean and adversarial images of the bare model."""
         bare = self.with_block({}).classifier.logits_fn
         x = data.as_float(jnp.asarray(self.test.images[: _NUM.value]))
-        y = jnp.asarray(self.test.labels[: _NUM.value])
-        key = jax.random.key(0)
-        made = {n: jax.jit(a)(key, bare, x, y) for n, a in ATTACKS.items()}
-        return {"clean": x} | made
+        y = self.test.labels[: _NUM.value]
+        keys = jax.random.split(jax.random.key(0), len(x))
+        made = {
+            name: in_blocks(lambda k, x, y, a=attack: a(k, bare, x, y), keys, x, y)
+            for name, attack in attacks_of(self.config.evaluation.threat.eps).items()
+        }
+        return {"clean": x} | {n: jnp.asarray(x_adv) for n, x_adv in made.items()}
 
     def static(self) -> dict[str, Any]:
         """Accuracies and DSR of every defense on the bare model's images."""
         y = np.asarray(self.test.labels[: _NUM.value])
         right: dict[str, dict[str, np.ndarray]] = {}
         for name, block in self.controls.items():
-            view = jax.jit(self.with_block(block).classifier.view({}))
-            answers = {n: view(x).argmax(axis=1) for n, x in self.images.items()}
-            right[name] = {n: np.asarray(a) == y for n, a in answers.items()}
+            view = self.with_block(block).classifier.view({})
+            answers = {n: in_blocks(view, x) for n, x in self.images.items()}
+            right[name] = {n: a.argmax(axis=1) == y for n, a in answers.items()}
         bare = right["none"]
         fell = {n: bare["clean"] & ~bare[n] for n in ATTACKS}
         return {
@@ -116,9 +149,10 @@ class Seed:
         restored = self.with_block(self.block)
         model_fn = restored.classifier.neurons["model_fn"]
         train = restored.run.splits.train
+        train = train.take(slice(10_000))
         x = data.as_float(jnp.asarray(train.images))
         defense: Any = build.build_defense(self.block, train.num_classes)
-        benign = Batch(x, jnp.asarray(train.labels))
+        benign = types.Batch(x, jnp.asarray(train.labels))
         state = defense.fit(jax.random.key(0), model_fn, benign)
         options = defense.apply.options
         y = jnp.asarray(self.test.labels[: _NUM.value])
@@ -131,9 +165,9 @@ class Seed:
             )
             found["oracle"][name], found["wrong label"][name] = shares
         script = transforms.NIPOptions(
-            layer="flatten", front=1, tail=5, output=influence.probability
+            layer=self.layer, front=1, tail=5, output=influence.probability
         )
-        for name in ("min", "PGD .10"):
+        for name in ("min", "PGD"):
             for size in (0.001, 0.005, 0.02, 0.05, 0.1):
                 for label, key in (("NIP", None), ("random", jax.random.key(2))):
                     for flip in (False, True):
@@ -170,7 +204,8 @@ class Seed:
 def main(argv: Any) -> None:
     """Runs what is not there yet."""
     del argv
-    about = f"{_VARIANT.value}_{_NUM.value}_{_NUM_ADAPTIVE.value}"
+    run = _VARIANT.value if _RUN.value is None else Path(_RUN.value).name
+    about = f"{run}_{_NUM.value}_{_NUM_ADAPTIVE.value}"
     path = Path(_WORKDIR.value) / f"trial_{about}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     for seed in range(_SEEDS.value):

@@ -13,7 +13,7 @@ from robustjax._checks import InputError, non_negative
 from robustjax.evaluation import Estimate
 from robustjax.types import Key, LogitsFn, Threat, is_transductive
 
-LOOKED_AT = 128  # images of curves
+LOOKED_AT = 64  # images of curves
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)  # of eps
 STEPS = (1, 2, 5, 10, 20, 50)
 SURFACES, NOISE, RESTARTS = 2, 10_000, 5
@@ -26,7 +26,7 @@ class Wanted:
     Attributes:
       indicators: Whether failure indicators are measured.
       pictures: Whether curves over radii and steps and loss surfaces are measured, on
-        the first 128 images, where nothing more was asked for.
+        the first 64 images, where nothing more was asked for.
       binarization: Images of the binarization test; 0 leaves it out.
     """
 
