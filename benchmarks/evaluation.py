@@ -1,9 +1,9 @@
 """What an evaluation costs: python benchmarks/evaluation.py.
 
-On a small CNN, trained for a minute, and 1,000 digits: `quick` with all it measures beside
-the attacks over PGD-10 on the same images (target <= 60), failure indicators over the
-suite `standard` (target <= 0.25), compilations after the first block (target 0), and
-live memory on the device from the first block to the last (target <= 1.1).
+On a small CNN, trained for a minute, and 1,000 digits: `quick` with all it measures
+beside the attacks over PGD-10 on the same images (target <= 60), failure indicators
+over the suite `standard` (target <= 0.25), compilations after the first block (target
+0), and live memory on the device from the first block to the last (target <= 1.1).
 
 Then, for each suite, by how much the peak memory of a process that judges 2048 random
 images is above that of one that judges 256, in float32 copies of the images between:

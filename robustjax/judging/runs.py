@@ -91,16 +91,78 @@ def judge(
     Raises:
       InputError: there is no such run, or something does not fit.
     """
+    ready = _ready(workdir, options)
+    unfinished = report.parent / f"{report.resolve().name}.unfinished"
+    result, more = _measured(ready, options, unfinished)
+    more["training"] = ready.history
+    summary = evaluation.summarise(result)
+    if more.get("curve"):
+        summary["warnings"] += evaluation.above_limit(more["curve"])
+    if jax.process_index() == 0:
+        context = context_of(
+            ready.subject.key,
+            workdir=str(workdir),
+            checkpoint=ready.restored.step,
+            data=repr(ready.subject.dataset),
+            suite=options.suite,
+            seed=options.seed,
+            threat=dict(ready.block["threat"]),
+            evaluation=dict(ready.block),
+            wanted=dataclasses.asdict(options.wanted),
+            config=build.resolved(ready.config),
+        )
+        evaluation.write_report(report, summary, context=context, **more)
+        if options.save_adversarial:
+            evaluation.save_adversarial(report / "adversarial", result)
+        where = f"{workdir}, checkpoint of step {ready.restored.step}"
+        _tell(where, summary, more.get("indicators") or (), report)
+    accuracies = {row["name"]: row["accuracy"] for row in summary["rows"]}
+    own = dataclasses.replace(result, attacks=())  # the arrays are not needed
+    forget = functools.partial(_forget, unfinished, own)
+    if not keep_state:
+        forget()
+    return Judged(accuracies, summary["inconsistent"], forget)
+
+
+class _Ready(NamedTuple):
+    """All that can be wrong has been looked at.
+
+    Attributes:
+      config: Of the run, with what was overridden.
+      block: `config.evaluation`, likewise.
+      restored: The run.
+      attacks: Of the suite.
+      subject: The classifier and its images.
+      curve: Radii and the attack at one of them, or None.
+      steps: Of a curve over steps, or None.
+      areas: Key areas, or None.
+      history: Curves of the training.
+    """
+
+    config: Any
+    block: Any
+    restored: Any
+    attacks: Sequence[evaluation.NamedAttack]
+    subject: Subject
+    curve: tuple[Any, Any] | None
+    steps: Any
+    areas: Any
+    history: Any
+
+
+def _ready(workdir: Path, options: Options) -> _Ready:
+    """Restores the run and builds what is to be run on it."""
     config: Any = build.read_config(workdir)
     build.override(config, options.head, options.transform, options.changes)
     if options.data_dir is not None:
         config.data.data_dir = options.data_dir
     block = build.evaluation_with(config.evaluation, **options.attack)
-    radii = None if options.curve is None else build.as_radii(options.curve)
+    curve = None
+    if options.curve is not None:
+        curve = build.as_radii(options.curve), build.curve_attack(block)
     steps = None if options.steps is None else build.as_steps(options.steps, block)
-    attack_at = None if radii is None else build.curve_attack(block)
-    mesh = training.data_mesh()
     build.check_suite(options.suite)
+    mesh = training.data_mesh()
     restored = build.restore(
         workdir,
         mesh,
@@ -108,57 +170,66 @@ def judge(
         checkpoint=options.checkpoint,
         network=options.network,
     )
-    run, step, classifier, _ = restored
+    test, classifier = restored.run.splits.test, restored.classifier
     another = build.another_run(mesh, restored)
     attacks = build.build_suite(options.suite, block, another, classifier)
-    chosen: dict[str, Any] = dict(
-        key=jax.random.key(options.seed),
-        batch_size=block["batch_size"],
-        num_examples=options.num_examples,
-        mesh=mesh,
-    )
-    test, predict = run.splits.test, classifier.logits_fn
     model_of = lambda source: build.restore(Path(source), mesh).classifier.model_fn
     total = options.num_examples or len(test)
     areas = build.key_areas(block, test, total, classifier, model_of)
-    keep = options.save_adversarial or build.looks_at_images(classifier)
-    layer = block.get("layer")
-    build.check_layer(classifier, test, layer)
+    build.check_layer(classifier, test, block.get("layer"))
     subject = Subject(
-        logits_fn=predict,
+        logits_fn=classifier.logits_fn,
         source=classifier.source,
         dataset=test,
         threat=build.build_threat(block["threat"]),
         step_size=block["step_size"],
         num_steps=block["num_steps"],
         features_fn=build.features_fn(classifier),
-        **chosen,
+        key=jax.random.key(options.seed),
+        batch_size=block["batch_size"],
+        num_examples=options.num_examples,
+        mesh=mesh,
     )
     check(options.wanted, subject, options.surfaces)
-    training_curves = evaluation.training_history(workdir, step)
-    first = jax.process_index() == 0
-    sizes = dict(batch_size=block["batch_size"], num_examples=options.num_examples)
-    unfinished = report.parent / f"{report.resolve().name}.unfinished"
-    expected = evaluation.estimate(predict, test, attacks, mesh=mesh, **sizes)
+    history = evaluation.training_history(workdir, restored.step)
+    looked = curve, steps, areas, history
+    return _Ready(config, block, restored, attacks, subject, *looked)
+
+
+def _measured(
+    ready: _Ready, options: Options, unfinished: Path
+) -> tuple[evaluation.Robustness, dict[str, Any]]:
+    """Runs the attacks and what is looked at beside, with a bar that says how far."""
+    subject, classifier = ready.subject, ready.restored.classifier
+    predict, test = subject.logits_fn, subject.dataset
+    sizes: dict[str, Any] = dict(batch_size=subject.batch_size, mesh=subject.mesh)
+    chosen = dict(sizes, key=subject.key, num_examples=subject.num_examples)
+    expected = evaluation.estimate(
+        predict, test, ready.attacks, num_examples=subject.num_examples, **sizes
+    )
     beside = seconds_of(options.wanted, subject, expected)
     evaluation.begin(unfinished)
-    bar = Bar(expected, attacks, shown=None if first else False, beside=beside)
-    kept = dict(state_dir=unfinished, keep_state=True, keep_adversarial=keep)
-    kept |= dict(log=bar.write, advance=bar.advance)
-    sizes = dict(batch_size=block["batch_size"], mesh=mesh)
+    shown = None if jax.process_index() == 0 else False
+    bar = Bar(expected, ready.attacks, shown=shown, beside=beside)
+    kept: dict[str, Any] = dict(state_dir=unfinished, keep_state=True)
+    keep = options.save_adversarial or build.looks_at_images(classifier)
+    kept |= dict(keep_adversarial=keep, log=bar.write, advance=bar.advance)
     try:
-        result = evaluation.evaluate(predict, test, attacks, **kept, **chosen)
+        result = evaluation.evaluate(predict, test, ready.attacks, **kept, **chosen)
+        layer = ready.block.get("layer")
         more = build.diagnostics(classifier, result, test, layer=layer, **sizes)
-        more["training"] = training_curves
-        if areas is not None:
-            more["attention"] = build.attention(classifier, result, test, areas)
-        if steps is not None:
-            more["steps"] = build.step_curves(classifier, test, block, steps, **chosen)
-        if radii is not None and attack_at is not None:
-            correct = evaluation.robustness_curve(
-                *(predict, test, attack_at, radii), source=classifier.source, **chosen
+        if ready.areas is not None:
+            more["attention"] = build.attention(classifier, result, test, ready.areas)
+        if ready.steps is not None:
+            more["steps"] = build.step_curves(
+                classifier, test, ready.block, ready.steps, **chosen
             )
-            more["curve"] = build.as_curve(block, radii, correct, result.labels)
+        if ready.curve is not None:
+            radii, attack_at = ready.curve
+            correct = evaluation.robustness_curve(
+                *(predict, test, attack_at, radii), source=subject.source, **chosen
+            )
+            more["curve"] = build.as_curve(ready.block, radii, correct, result.labels)
         if options.surfaces:
             more["surfaces"] = surfaces(subject, options.surfaces)
         more |= gathered(options.wanted, subject, result, known=more)
@@ -166,39 +237,23 @@ def judge(
     finally:
         bar.close()
         evaluation.end_if_empty(unfinished)
-    summary = evaluation.summarise(result)
-    if more.get("curve"):
-        summary["warnings"] += evaluation.above_limit(more["curve"])
-    if first:
-        context = context_of(
-            chosen["key"],
-            workdir=str(workdir),
-            checkpoint=step,
-            data=repr(test),
-            suite=options.suite,
-            seed=options.seed,
-            threat=dict(block["threat"]),
-            evaluation=dict(block),
-            wanted=dataclasses.asdict(options.wanted),
-            config=build.resolved(config),
-        )
-        evaluation.write_report(report, summary, context=context, **more)
-        if options.save_adversarial:
-            evaluation.save_adversarial(report / "adversarial", result)
-        table = evaluation.table(summary)
-        print(f"\n{workdir}, checkpoint of step {step}\n\n{table}\n")
-        for line in summary["warnings"]:
-            print(f"Warning: {line}")
-        for flag in more.get("indicators") or ():
-            if flag.flagged:
-                print(f"Flag {flag.name}: {flag.detail} {flag.meaning}")
-        print(f"Report: {report / 'report.html'}, report.md, report.json")
-    accuracies = {row["name"]: row["accuracy"] for row in summary["rows"]}
-    own = dataclasses.replace(result, attacks=())  # the arrays are not needed
-    forget = functools.partial(_forget, unfinished, own)
-    if not keep_state:
-        forget()
-    return Judged(accuracies, summary["inconsistent"], forget)
+    return result, more
+
+
+def _tell(
+    where: str,
+    summary: dict[str, Any],
+    flags: Sequence[evaluation.Indicator],
+    report: Path,
+) -> None:
+    """Prints the table, what to mind, and where the report is."""
+    print(f"\n{where}\n\n{evaluation.table(summary)}\n")
+    for line in summary["warnings"]:
+        print(f"Warning: {line}")
+    for flag in flags:
+        if flag.flagged:
+            print(f"Flag {flag.name}: {flag.detail} {flag.meaning}")
+    print(f"Report: {report / 'report.html'}, report.md, report.json")
 
 
 def _forget(unfinished: Path, result: evaluation.Robustness) -> None:
