@@ -1,12 +1,10 @@
 """Runs attacks on a data set, sharded, one compilation each."""
 
-import dataclasses
 import functools
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +12,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from robustjax import _checks
-from robustjax.attacks import Placement, StagedAttack
-from robustjax.data import Dataset, EvalBatch, as_float
+from robustjax.attacks import StagedAttack
+from robustjax.data import Dataset, as_float
 from robustjax.evaluation._batching import (
     batches_of,
-    block_size,
     image_keys,
 )
 from robustjax.evaluation._judging import Verdict, judged, num_draws, worst_so_far
-from robustjax.evaluation._running import answer, attacked, joined, result_of
-from robustjax.evaluation._running import clean as clean_pass
-from robustjax.evaluation._running import found as found_of
-from robustjax.evaluation.results import AttackResult, NamedAttack, Robustness
+from robustjax.evaluation._sweep import Sweep
+from robustjax.evaluation.results import NamedAttack, Robustness
 from robustjax.evaluation.unfinished import Unfinished
 from robustjax.training import sharding
-from robustjax.types import Array, Attack, Key, LogitsFn, as_pytree, is_transductive
+from robustjax.types import Array, Attack, Key, LogitsFn, as_pytree
 
 
 def evaluate(
@@ -97,82 +92,32 @@ def evaluate(
     """
     _checks.positive_int(batch_size=batch_size)
     predict = as_pytree(logits_fn)
-
-    def batches(size: int) -> Iterator[EvalBatch]:
-        return batches_of(predict, dataset, size, num_examples, mesh)
-
     total = len(dataset) if num_examples is None else num_examples
-
-    kept_in = state_dir
+    given = (predict, dataset, total, key, batch_size, mesh, keep_adversarial)
+    sweep = Sweep(*given, log=log, advance=advance)
     if state_dir is not None and jax.process_count() > 1:
-        # They would have to agree on which blocks are there.
-        kept_in = None
+        state_dir = None  # they would have to agree on which blocks are there
         if log:
             log("Several processes: an evaluation that is killed starts again.")
-
-    def gather(
-        run: Callable[[Any], NamedTuple],
-        position: int,
-        size: int,
-        unfinished: Unfinished,
-        *work: Any,
-    ) -> tuple[Any, float]:
-        mark, seconds = unfinished.mark(*work), []
-
-        def blocks() -> Iterator[Any]:
-            done = 0
-            for number, batch in enumerate(batches(size)):
-                found = unfinished.block(str(position), number, run, batch, mark)
-                seconds.append(found[1])
-                share = min(len(batch.y), total - done) / total
-                done += len(batch.y)
-                if advance:
-                    advance(position, share)
-                yield found[0]
-
-        return joined(blocks(), total), sum(seconds)
-
-    first = lambda b: clean_pass(predict, as_float(b.x), b.y)
-    clean, clean_seconds = gather(first, -1, batch_size, Unfinished(None))
-    # Functions have no name to go by, but for what they answer.
-    images = (dataset.images[:total], dataset.labels[:total], dataset.index[:total])
-    known = [(named.name, dict(named.parameters)) for named in attacks]
-    unfinished = Unfinished(
-        *(kept_in, key, predict, clean.answer.predicted, *images, known)
-    )
-    draws = num_draws(predict, as_float(jnp.asarray(dataset.images[:1])))
+    clean, clean_seconds = sweep.clean()
     if clean.nan.any():
         row = int(dataset.index[:total][clean.nan][0])
         raise _checks.InputError(f"`dataset` must hold numbers, image {row} has NaN.")
     if total > 1 and clean.probabilities.all():
         warnings.warn(_checks.PROBABILITIES, stacklevel=2)
+    # Functions have no name to go by, but for what they answer.
+    images = (dataset.images[:total], dataset.labels[:total], dataset.index[:total])
+    known = [(named.name, dict(named.parameters)) for named in attacks]
+    unfinished = Unfinished(
+        *(state_dir, key, predict, clean.answer.predicted, *images, known)
+    )
     results = []
     for position, named in enumerate(attacks):
-        source = predict if named.source is None else as_pytree(named.source)
-        judges = (predict, *map(as_pytree, named.judges))
         kept = unfinished if named.parameters else Unfinished(None)
         if log and kept.state != unfinished.state:
             log(f"{named.name} has no `parameters`: if it is killed, it starts again.")
-        if isinstance(named.attack, StagedAttack):
-            found = _staged(
-                *(named, key, source, judges, dataset, batch_size, total, mesh),
-                *(keep_adversarial, position, draws),
-                unfinished=kept,
-                log=log,
-            )
-            if advance:
-                advance(position, 1.0)
-        else:
-            attack = as_pytree(named.attack)
-            run = functools.partial(attacked, keep_adversarial, named.repeats)
-            size = block_size((attack, source, *judges), batch_size, total, mesh)
-            about = (*known[position], keep_adversarial, named.repeats)
-            rows, seconds = gather(
-                lambda b, a=attack, run=run, s=source, j=judges: run(a, key, s, j, b),
-                *(position, size, kept, about, attack, source, judges),
-            )
-            found = result_of(named, rows, seconds)
-        results.append(found)
+        staged = isinstance(named.attack, StagedAttack)
+        results.append((sweep.staged if staged else sweep.whole)(named, position, kept))
     if not keep_state:
         unfinished.forget()
     return Robustness(
@@ -180,7 +125,7 @@ def evaluate(
         labels=np.asarray(dataset.labels[:total]),
         clean_correct=clean.answer.verdict.correct,
         clean_seen=clean.answer.verdict.seen,
-        draws=draws,
+        draws=sweep.draws,
         clean_seconds=clean_seconds,
         clean_predicted=clean.answer.predicted,
         clean_confidence=clean.answer.confidence,
@@ -242,11 +187,6 @@ def robustness_curve(
     return worst_so_far(correct, seen, draws)
 
 
-@jax.jit
-def _judged_points(judges: tuple[LogitsFn, ...], x_adv: Array, x: Array, y: Array):
-    return found_of(answer(judges, x_adv, y), x_adv, as_float(x), False)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _at_radii(
     attack_at: Callable[[Array], Attack],
@@ -264,80 +204,3 @@ def _at_radii(
         return judged((predict,), x_adv, batch.y)
 
     return jax.tree.map(jnp.transpose, jax.vmap(at)(radii))
-
-
-_STOPS_EARLY = (
-    "The classifier is random, and the attack leaves an image alone once some draws "
-    "are wrong: others may be right more often than after a plain gradient attack."
-)
-
-
-def _staged(
-    named: NamedAttack,
-    key: Key,
-    source: LogitsFn,
-    judges: tuple[LogitsFn, ...],
-    dataset: Dataset,
-    batch_size: int,
-    total: int,
-    mesh: Mesh | None,
-    keep: bool,
-    position: int,
-    draws: int,
-    *,
-    unfinished: Unfinished,
-    log: Callable[[str], None] | None,
-) -> AttackResult:
-    """A staged attack on the whole set, sharded like the others, in one result."""
-    if is_transductive(source):
-        raise _checks.InputError(
-            f"The attack {named.name!r} leaves broken images out of its batches, where "
-            "they would be queries of a transductive classifier: take "
-            "queries='single' (or a view with it)."
-        )
-    mesh = mesh or sharding.data_mesh()
-    placement = Placement(
-        mesh.shape["data"],
-        functools.partial(sharding.global_rows, mesh),
-        sharding.to_host,
-    )
-    # Two attacks may have one name, but not one position.
-    name = "".join(c if c.isalnum() else "_" for c in f"{position} {named.name}")
-    assert isinstance(named.attack, StagedAttack)
-    dataset = dataset.take(slice(total))
-    # Block by block on the devices, which need not hold the whole set.
-    blocks = (dataset.images[i : i + batch_size] for i in range(0, total, batch_size))
-    x = np.concatenate([np.asarray(as_float(jnp.asarray(block))) for block in blocks])
-    start = time.monotonic()
-    outcome = named.attack.run(
-        key,
-        source,
-        x,
-        dataset.labels,
-        index=dataset.index,
-        batch_size=batch_size,
-        placement=placement,
-        state_file=unfinished.path(name),
-        log=log,
-        keep_state=True,
-    )
-    # Of a run that goes on, what it had taken before counts.
-    spent = sum(stage.seconds for stage in outcome.stages)
-    seconds = max(time.monotonic() - start, spent)
-    x_adv = np.asarray(outcome.x_adv, np.float32)
-    moved = dataclasses.replace(dataset, images=x_adv)
-    pairs = (batches_of(judges[0], d, batch_size, None, mesh) for d in (moved, dataset))
-    parts = (
-        sharding.to_host(_judged_points(judges, after.x, before.x, before.y))
-        for after, before in zip(*pairs, strict=True)
-    )
-    rows = joined(parts, total)._replace(x_adv=x_adv if keep else None)
-    if named.source is None and not named.judges and draws == 1:
-        # What the attack saw itself counts, not another compilation's rounding.
-        verdict = Verdict(*map(jnp.asarray, (outcome.correct,) * 3))
-        rows = rows._replace(answer=rows.answer._replace(verdict=verdict))
-    doubts = outcome.warnings
-    if draws > 1:
-        doubts = (*doubts, _STOPS_EARLY)
-    extra = dict(stages=outcome.stages, warnings=doubts)
-    return result_of(named, rows, seconds, **extra)

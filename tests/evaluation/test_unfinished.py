@@ -11,7 +11,7 @@ import pytest
 from robustjax import InputError, attacks, evaluation, threats, training
 from robustjax._digest import digest
 from robustjax.data import Dataset
-from robustjax.evaluation import NamedAttack, _running, robustness, unfinished
+from robustjax.evaluation import NamedAttack, _running, unfinished
 from robustjax.evaluation._breakdown import confusion
 
 THREAT = threats.linf(0.2)
@@ -251,10 +251,10 @@ def test_few_images_are_held_for_the_eye():
 
 
 def test_staged_attacks_are_judged_block_by_block(monkeypatch):
-    sizes, measure = [], robustness.found_of
+    sizes, measure = [], _running.found
     monkeypatch.setattr(
-        robustness,
-        "found_of",
+        _running,
+        "found",
         lambda said, x_adv, *rest: (
             sizes.append(len(x_adv)),
             measure(said, x_adv, *rest),
