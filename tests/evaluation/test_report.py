@@ -9,6 +9,8 @@ import pytest
 
 from robustjax import InputError, threats
 from robustjax.evaluation import (
+    AttackResult,
+    Robustness,
     compose,
     load_outcomes,
     mean_and_deviation,
@@ -21,7 +23,6 @@ from robustjax.evaluation import (
     wilson_interval,
     write_report,
 )
-from robustjax.evaluation.robustness import AttackResult, Robustness
 
 
 @pytest.fixture
