@@ -160,15 +160,30 @@ def test_networks_are_taken_over_from_another_run(calm, tmp_path):
         trained(wider, tmp_path / "none")
 
 
-def test_wmim_has_one_critic(tmp_path):
-    config = tiny("wmim")
-    state = trained(config, tmp_path)
+def test_wmim_has_one_critic_and_attackers_know_it(tmp_path):
+    state = trained(tiny("wmim"), tmp_path)
     assert set(state.params) == {"model", "reference", "standard"}
-    critics = build.restore(tmp_path, MESH).classifier.critics
+    classifier = build.restore(tmp_path, MESH).classifier
+    critics = classifier.critics
     assert critics is not None
     assert critics.roles == ("standard",)
-    with pytest.raises(InputError, match="natural and adversarial"):
-        critics.penalised(lambda *_: None, {})
+    for changes, words in (
+        (dict(weight=-1.0), "`weight`"),
+        (dict(sign=2), "`sign`"),
+        (dict(amount=1.0), "block of information"),
+    ):
+        with pytest.raises(InputError, match=words):
+            critics.penalised(lambda *_: None, changes)
+
+    def read(key, shifted, x, y):
+        return jnp.broadcast_to(shifted(x).mean(axis=1)[:, None, None, None], x.shape)
+
+    x = jax.random.uniform(jax.random.key(0), (6, 8, 8, 1))
+    told = critics.probes["standard"](x, classifier.logits_fn(x))
+    for changes, factor in (({}, -1.0), (dict(weight=3.0, sign=-1), 3.0)):
+        attack = classifier.penalised(read, "information", changes)
+        got = attack(jax.random.key(0), classifier.logits_fn, x, jnp.zeros(6, int))
+        np.testing.assert_allclose(got[:, 0, 0, 0], factor * told, rtol=1e-4, atol=1e-5)
 
 
 def wrong(change):

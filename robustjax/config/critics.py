@@ -63,6 +63,7 @@ class Critics:
             natural=loss.get("natural_weight", 1.0),
             adversarial=loss.get("adversarial_weight", 1.0),
         )
+        self._standard = dict(weight=loss.get("weight", 1.0))
         count = (config.get("evaluation") or {}).get("bank", 64)
         positive_int(**{"evaluation.bank": count})
         rows = jax.random.permutation(jax.random.key(0), len(train))
@@ -97,17 +98,20 @@ class Critics:
           attack: One that climbs a `WithPenalty`.
           changes: `amount`, the weight of the adversarial information minus the natural
             one, `cosine`, that of the cosines' distances from 1 (of vectors over the
-            batch), `natural` and `adversarial`, those of each critic's terms, by
-            default as in the training loss; `sign` -1 goes the other way, towards
-            images that look benign to the critics.
+            batch), `natural` and `adversarial`, those of each critic's terms, or of
+            WMIM's term `weight`; by default as in the training loss. `sign` -1 goes the
+            other way, towards images that look benign to the critics.
 
         Raises:
           InputError: the run has no such critics, or a value is wrong.
         """
+        if "standard" in self.roles:
+            terms = call("information", _Standard, dict(self._standard) | dict(changes))
+            return attacks.penalised(attack, Partial(terms, self.probes["standard"]))
         if {"natural", "adversarial"} - set(self.roles):
             raise InputError(
                 "`information` in an attack's block needs a run with the critics "
-                f"natural and adversarial, got {list(self.roles)}."
+                f"natural and adversarial, or standard, got {list(self.roles)}."
             )
         weights = call("information", _Weights, {**self._defaults, **dict(changes)})
         both = self.probes["natural"], self.probes["adversarial"]
@@ -166,6 +170,24 @@ class _Weights:
         of_x = self.cosine * _distance(a, b, *companions[:2]) - self.amount * b
         of_noise = self.cosine * _distance(c, d, *companions[2:]) + self.amount * d
         return self.sign * (self.natural * of_x + self.adversarial * of_noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Standard:
+    """WMIM's term of each image: the information of x_adv in its own logits, away."""
+
+    weight: float
+    sign: int = 1
+
+    def __post_init__(self):
+        non_negative(weight=self.weight)
+        one_of((1, -1), sign=self.sign)
+
+    def __call__(
+        self, standard: Partial, x: Array, x_adv: Array, clean: Array, logits: Array
+    ) -> Array:
+        del x, clean
+        return -self.sign * self.weight * standard(x_adv, logits)
 
 
 def _distance(one: Array, other: Array, ones: Array, others: Array) -> Array:

@@ -1,6 +1,7 @@
 """The suites of NAMID: its paper's attacks, and those of somebody who knows it."""
 
 import math
+from collections.abc import Mapping
 
 from robustjax.config.blocks import Block
 from robustjax.config.rows import Blocks, ball, best, whole_autoattack
@@ -77,8 +78,9 @@ def namid_adaptive(evaluation: Block) -> Blocks:
 
     At the radius of `config.evaluation`. Gradients of three objectives with restarts,
     targets, cross-entropy at other scales of the logits, queries, transfer from the
-    reference, and on runs with both critics the training loss, whole and term by term,
-    in both directions: raising it, and lowering it towards images that look benign.
+    reference, and on runs with critics (NAMID's two, or WMIM's) the training loss,
+    whole and term by term, in both directions: raising it, and lowering it towards
+    images that look benign.
     """
     threat = evaluation["threat"]
     blocks: Blocks = [
@@ -103,21 +105,26 @@ def namid_adaptive(evaluation: Block) -> Blocks:
         blocks.append(
             best(evaluation, "from the reference", count=1, source=":reference")
         )
-    if not {"natural", "adversarial"} <= set(critics):
+    if not ({"natural", "adversarial"} <= set(critics) or "standard" in critics):
         return blocks
     for objective in ("cross_entropy", "margin"):
         label = f"training loss, {objective.replace('_', '-')}"
         blocks.append(best(evaluation, label, objective=objective, information=dict()))
+    terms: dict[str, Block] = dict(weight={})
+    if "standard" not in critics:
+        terms = dict(amount=dict(cosine=0.0), cosine=dict(amount=0.0))
     for sign, words in ((1, "raised"), (-1, "lowered")):
-        for name in ("amount", "cosine"):
-            others = dict(amount=0.0, cosine=0.0, sign=sign)
+        for name, others in terms.items():
             blocks += [
                 best(
                     evaluation,
-                    f"{name} {words}, c {weight:g}",
+                    f"{_TERMS[name]} {words}, c {weight:g}",
                     count=1,
-                    information=others | {name: weight},
+                    information={**others, "sign": sign, name: weight},
                 )
                 for weight in (0.1, 1.0, 5.0, 10.0)
             ]
     return blocks
+
+
+_TERMS: Mapping[str, str] = dict(amount="amount", cosine="cosine", weight="WMIM's term")
