@@ -128,6 +128,7 @@ class StagedAttack:
         placement: Placement | None = None,
         state_file: Path | None = None,
         log: Callable[[str], None] | None = None,
+        advance: Callable[[int, float], None] | None = None,
         keep_state: bool = False,
     ) -> Outcome:
         """Attacks all images and says what each stage did.
@@ -148,6 +149,8 @@ class StagedAttack:
           state_file: Where progress is kept, so that a killed run goes on; it is
             written every half minute and after each round, and removed at the end.
           log: Called with one line after each stage.
+          advance: Called with the number of a stage and the share of it that has just
+            been done, those of a killed run first; the shares of a stage sum to 1.
           keep_state: Leaves the file where it is at the end, from which another run
             has the outcome at once.
 
@@ -189,8 +192,14 @@ class StagedAttack:
             probe=found.logits[: 0 if found.is_random else 8],
         )
         work = file.load(Progress.start(rows.x, clean, len(stages)))
+        advance = advance or (lambda stage, share: None)
+        for number in range(int(work.stage)):
+            advance(number, 1.0)
+        if work.round:
+            advance(int(work.stage), int(work.round) / stages[int(work.stage)].rounds)
         while work.stage < len(stages):
             stage = stages[int(work.stage)]
+            pending = int(work.pending.sum())
             for chosen in blocks(work.pending):
                 start, size = time.monotonic(), len(chosen)
                 position = (np.uint32(work.stage), np.uint32(work.round))
@@ -200,6 +209,9 @@ class StagedAttack:
                 seconds = time.monotonic() - start
                 work.record(chosen, is_broken[:size], x_adv[:size], seconds)
                 file.save(work)
+                advance(int(work.stage), size / pending / stage.rounds)
+            if not pending:
+                advance(int(work.stage), 1 / stage.rounds)
             if log and work.round == stage.rounds - 1:
                 spent = work.seconds[int(work.stage)]
                 log(f"{stage.name}: {work.correct.mean():.2%}, {spent:.0f} s")

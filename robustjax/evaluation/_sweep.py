@@ -17,6 +17,7 @@ from robustjax.data import Dataset, as_float
 from robustjax.evaluation import _running
 from robustjax.evaluation._batching import batches_of, block_size
 from robustjax.evaluation._judging import Verdict, num_draws
+from robustjax.evaluation.estimate import stage_cost
 from robustjax.evaluation.results import AttackResult, NamedAttack
 from robustjax.evaluation.unfinished import Unfinished
 from robustjax.training import sharding
@@ -105,8 +106,6 @@ class Sweep:
             # What the attack saw itself counts, not another compilation's rounding.
             verdict = Verdict(*map(jnp.asarray, (outcome.correct,) * 3))
             rows = rows._replace(answer=rows.answer._replace(verdict=verdict))
-        if self.advance:
-            self.advance(position, 1.0)
         doubts = outcome.warnings
         if self.draws > 1:
             doubts = (*doubts, _STOPS_EARLY)
@@ -166,6 +165,7 @@ class Sweep:
         blocks = (dataset.images[i : i + self.batch_size] for i in starts)
         x = np.concatenate([np.asarray(as_float(jnp.asarray(part))) for part in blocks])
         start = time.monotonic()
+        advance = self._by_stages(named.attack, position, x.shape[1:])
         outcome = named.attack.run(
             *(self.key, source, x, dataset.labels),
             index=dataset.index,
@@ -173,10 +173,24 @@ class Sweep:
             placement=placement,
             state_file=unfinished.path(name),
             log=self.log,
+            advance=advance,
             keep_state=True,
         )
         spent = sum(stage.seconds for stage in outcome.stages)
         return outcome, max(time.monotonic() - start, spent)
+
+    def _by_stages(
+        self, attack: StagedAttack, position: int, shape: tuple[int, ...]
+    ) -> Callable[[int, float], None] | None:
+        """Shares of stages as shares of the attack, by the passes that they make."""
+        if self.advance is None:
+            return None
+        classes = len(self.dataset.class_names)
+        stages = attack.stages(classes)
+        # What asks nothing takes its time too.
+        costs = np.array([1 + stage_cost(stage, shape, classes) for stage in stages])
+        tell, weights = self.advance, costs / costs.sum()
+        return lambda number, share: tell(position, float(weights[number]) * share)
 
     def _judged(
         self, judges: tuple[LogitsFn, ...], x_adv: np.ndarray

@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import Mesh
 
 from robustjax._checks import InputError
-from robustjax.attacks import StagedAttack
+from robustjax.attacks import Stage, StagedAttack
 from robustjax.data import Dataset, as_float
 from robustjax.evaluation._batching import batches_of
 from robustjax.evaluation.results import NamedAttack
@@ -60,11 +60,9 @@ def count_passes(attack: Attack, shape: Sequence[int], num_classes: int) -> Pass
       Passes(forward=105.0, backward=100.0)
     """
     if isinstance(attack, StagedAttack):
-        found = [
-            (stage.rounds, count_passes(stage.attack(jnp.int32(0)), shape, num_classes))
-            for stage in attack.stages(num_classes)
-        ]
-        return Passes(*(sum(n * p[i] for n, p in found) for i in range(2)))
+        stages = attack.stages(num_classes)
+        found = [_stage_passes(stage, shape, num_classes) for stage in stages]
+        return Passes(*map(sum, zip(*found, strict=True)))
     weights = jax.ShapeDtypeStruct((math.prod(shape), num_classes), jnp.float32)
 
     def run(weights, x, y):
@@ -86,6 +84,16 @@ def count_passes(attack: Attack, shape: Sequence[int], num_classes: int) -> Pass
         forward += rows * (contracted[0] == 0)
         backward += rows * (contracted[0] == 1)
     return Passes(forward, backward)
+
+
+def _stage_passes(stage: Stage, shape: Sequence[int], num_classes: int) -> Passes:
+    once = count_passes(stage.attack(jnp.int32(0)), shape, num_classes)
+    return Passes(*(stage.rounds * passes for passes in once))
+
+
+def stage_cost(stage: Stage, shape: Sequence[int], num_classes: int) -> float:
+    """Of a stage of a staged attack on an image that it does not break, as `Passes`."""
+    return _stage_passes(stage, shape, num_classes).cost
 
 
 def products(

@@ -297,7 +297,14 @@ def test_a_killed_run_goes_on_where_it_was(batches, tmp_path, monkeypatch):
     passes = []
     inner = staged._attacked
     monkeypatch.setattr(staged, "_attacked", lambda *a: passes.append(1) or inner(*a))
-    again = run(sequence(*THREE), batch_size=8, state_file=path)
+    shares = np.zeros(3)
+    again = run(
+        sequence(*THREE),
+        batch_size=8,
+        state_file=path,
+        advance=lambda stage, share: np.add.at(shares, stage, share),
+    )
+    np.testing.assert_allclose(shares, 1)
     assert quietly(again) == quietly(whole)
     np.testing.assert_array_equal(again.correct, whole.correct)
     np.testing.assert_array_equal(again.x_adv, whole.x_adv)
