@@ -1,12 +1,11 @@
 """What NIP and its controls are worth on digits: python benchmarks/nip_digits.py.
 
 Trains the config digits_nip, or that of `--trial`, for each seed (runs that are there
-are taken as they are, and `--run=DIR` is one without a test-time defense), makes
-adversarial images of the bare model once, and classifies them with every defense of
-configs/nip.py: accuracies, and defense success rates. Beside them stand diagnostics
-that are told the truth. `--adaptive=DEFENSE` then attacks these defenses by the suite
-nip_adaptive. Every number goes to a file in WORKDIR as it is found, and a second call
-goes on from there. From the root of the repository:
+are taken as they are), makes adversarial images of the bare model once, and classifies
+them with every defense of configs/nip.py: accuracies, and defense success rates. Beside
+them stand diagnostics that are told the truth. `--adaptive=DEFENSE` then attacks these
+defenses by the suite nip_adaptive. Every number goes to a file in WORKDIR as it is
+found, and a second call goes on from there. From the root of the repository:
 
     PYTHONPATH=. python benchmarks/nip_digits.py --workdir=runs/nip_trial
     PYTHONPATH=. python benchmarks/nip_digits.py --adaptive="candidates, proto"
@@ -14,7 +13,6 @@ goes on from there. From the root of the repository:
 """
 
 import functools
-import importlib
 import json
 import subprocess
 import sys
@@ -48,7 +46,6 @@ _NUM_ADAPTIVE = flags.DEFINE_integer("num_adaptive", 150, "Of the adaptive suite
 _ADAPTIVE = flags.DEFINE_multi_string("adaptive", [], "Defenses to attack adaptively.")
 _VARIANT = flags.DEFINE_string("variant", "standard", "Or adversarial.")
 _TRIAL = flags.DEFINE_string("trial", "digits_nip", "The config, by name.")
-_RUN = flags.DEFINE_string("run", None, "Another run of the data, not trained here.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Of TFDS, for data sets from there.")
 _BATCH = 100
 
@@ -78,8 +75,6 @@ def in_blocks(fun: Callable[..., Any], *rows: Any) -> np.ndarray:
 
 def train(seed: int) -> Path:
     """A finished run."""
-    if _RUN.value is not None:
-        return Path(_RUN.value)
     workdir = Path(_WORKDIR.value) / _VARIANT.value / f"seed_{seed}"
     if not (workdir / "done").exists():
         config = f"{ROOT}/configs/{_TRIAL.value}.py:{_VARIANT.value}"
@@ -99,9 +94,7 @@ class Seed:
         """Trains, or restores."""
         self.workdir = train(seed)
         self.config: Any = build.read_config(self.workdir).unlock()
-        trial = importlib.import_module(f"configs.{_TRIAL.value}").get_config()
-        self.config.evaluation = trial.evaluation
-        self.block = trial.transform.to_dict()
+        self.block = self.config.transform.to_dict()
         self.layer = self.block["layer"]
         self.controls = blocks.controls(self.layer, self.block)
         self.test = self.with_block({}).run.splits.test
@@ -204,8 +197,7 @@ class Seed:
 def main(argv: Any) -> None:
     """Runs what is not there yet."""
     del argv
-    run = _VARIANT.value if _RUN.value is None else Path(_RUN.value).name
-    about = f"{run}_{_NUM.value}_{_NUM_ADAPTIVE.value}"
+    about = f"{_VARIANT.value}_{_NUM.value}_{_NUM_ADAPTIVE.value}"
     path = Path(_WORKDIR.value) / f"trial_{about}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     for seed in range(_SEEDS.value):

@@ -22,6 +22,22 @@ def test_threats_and_attacks_are_the_same_for_the_same_numbers():
     assert threats.l1(0.5, sparsity=0.1) is not threats.l1(0.5, sparsity=1)
 
 
+def objective_that_may_read_globals(logits, y):
+    return logits.sum(axis=1)
+
+
+def test_functions_of_others_are_not_trusted_to_stay_what_they_are():
+    def built():
+        return attacks.pgd(
+            threats.linf(0.1),
+            step_size=0.1,
+            num_steps=1,
+            objective=objective_that_may_read_globals,
+        )
+
+    assert built() is not built()
+
+
 def test_a_whole_number_is_not_the_float():
     assert threats.l1(2.0, sparsity=1) is not threats.l1(2.0, sparsity=1.0)
 

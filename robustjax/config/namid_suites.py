@@ -1,7 +1,6 @@
 """The suites of NAMID: its paper's attacks, and those of somebody who knows it."""
 
 import math
-from collections.abc import Mapping
 
 from robustjax.config.blocks import Block
 from robustjax.config.rows import Blocks, ball, best, whole_autoattack
@@ -110,21 +109,19 @@ def namid_adaptive(evaluation: Block) -> Blocks:
     for objective in ("cross_entropy", "margin"):
         label = f"training loss, {objective.replace('_', '-')}"
         blocks.append(best(evaluation, label, objective=objective, information=dict()))
-    terms: dict[str, Block] = dict(weight={})
+    terms = [("WMIM's term", "weight", {})]
     if "standard" not in critics:
-        terms = dict(amount=dict(cosine=0.0), cosine=dict(amount=0.0))
+        off = dict(amount=0.0, cosine=0.0)
+        terms = [(name, name, off) for name in off]
     for sign, words in ((1, "raised"), (-1, "lowered")):
-        for name, others in terms.items():
+        for label, name, others in terms:
             blocks += [
                 best(
                     evaluation,
-                    f"{_TERMS[name]} {words}, c {weight:g}",
+                    f"{label} {words}, c {weight:g}",
                     count=1,
                     information={**others, "sign": sign, name: weight},
                 )
                 for weight in (0.1, 1.0, 5.0, 10.0)
             ]
     return blocks
-
-
-_TERMS: Mapping[str, str] = dict(amount="amount", cosine="cosine", weight="WMIM's term")

@@ -306,6 +306,13 @@ def subset_rows(total: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, count).round().astype(int))
 
 
+def right(of: Subject, walk: Path, exact: bool) -> np.ndarray:
+    """Right after a run, anywhere on its way where that can be said, [n]."""
+    if not exact or of.climbed is not of.judge:
+        return walk.correct
+    return walk.correct & ~walk.broken.any(axis=1)
+
+
 def worst(rows: Sequence[np.ndarray], exact: bool) -> np.ndarray:
     """The least of shares by image; of random verdicts the row of the least mean."""
     if exact:

@@ -130,6 +130,4 @@ class Seen:
 
     def right(self, path: Path) -> np.ndarray:
         """Right after a run, anywhere on its way where that can be said, [n]."""
-        if not self.exact or self.of.climbed is not self.of.judge:
-            return path.correct
-        return path.correct & ~path.broken.any(axis=1)
+        return _probes.right(self.of, path, self.exact)

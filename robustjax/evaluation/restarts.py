@@ -86,18 +86,11 @@ def restart_curve(
     if not 0 < of.radius < float("inf") or _probes.useless_gradients(of) is None:
         return None
     exact = _probes.has_draws(of)[0] == 1
-    rows = [_right(of, number, exact) for number in range(num_restarts)]
+    walks = (_probes.path(of, number) for number in range(num_restarts))
+    rows = [_probes.right(of, walk, exact) for walk in walks]
     left = [_probes.worst(rows[: count + 1], exact) for count in range(num_restarts)]
     return dict(
         restarts=list(range(1, num_restarts + 1)),
         accuracy=[float(np.mean(row)) for row in left],
         num_examples=len(of.x),
     )
-
-
-def _right(of: _probes.Subject, number: int, exact: bool) -> np.ndarray:
-    """Right after a start, and on its way where that can be said, [n]."""
-    path = _probes.path(of, number)
-    if not exact or of.climbed is not of.judge:
-        return path.correct
-    return path.correct & ~path.broken.any(axis=1)

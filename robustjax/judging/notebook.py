@@ -14,7 +14,7 @@ from robustjax.judging.context import context_of
 from robustjax.judging.evidence import gathered
 from robustjax.judging.progress import Bar
 from robustjax.judging.subject import Subject, Wanted, check, seconds_of
-from robustjax.types import Array, Key, LogitsFn, Threat
+from robustjax.types import Array, Key, LogitsFn, Threat, as_pytree, is_transductive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +102,10 @@ def evaluate(
 ) -> Report:
     """Judges a classifier as `eval.py` does, and returns the report.
 
+    What was compiled is found again by the next call if the classifier's weights are
+    arguments, as those of `models.logits_fn` are. Any other function is compiled anew
+    each time, since what it reads may have changed.
+
     Args:
       logits_fn: Images [B, H, W, C] to logits [B, K], or to draws [S, B, K] of a random
         classifier; `models.logits_fn(...)` of linen and nnx modules.
@@ -141,6 +145,9 @@ def evaluate(
     """
     key = jax.random.key(0) if key is None else key
     _checks.keys(key)
+    logits_fn, source = _afresh(logits_fn), _afresh(source)
+    features_fn, source_features_fn = _afresh(features_fn), _afresh(source_features_fn)
+    surrogates = {name: _afresh(one) for name, one in (surrogates or {}).items()}
     dataset = _dataset(logits_fn, x, y, class_names)
     step = float(threat.eps) / 4 if step_size is None else step_size
     block = dict(
@@ -153,7 +160,7 @@ def evaluate(
     named = list(built)
     if source is not None:
         named = [one if one.source is not None else _on(one, source) for one in named]
-    for name, surrogate in (surrogates or {}).items():
+    for name, surrogate in surrogates.items():
         named.append(_transferred(name, surrogate, block))
     if not named:
         raise _checks.InputError("`suite` must hold at least one attack, got none.")
@@ -167,7 +174,7 @@ def evaluate(
         num_steps=num_steps,
         key=key,
         batch_size=batch_size,
-        surrogates=tuple((surrogates or {}).values()),
+        surrogates=tuple(surrogates.values()),
         features_fn=features_fn,
         source_features_fn=source_features_fn,
     )
@@ -231,6 +238,24 @@ def _dataset(
         )
     index = np.arange(len(images))
     return data.Dataset(images, labels.astype(np.int32), index, names)
+
+
+class _Afresh:
+    """A function that no compiled code knows yet."""
+
+    def __init__(self, fun: Any):
+        self._fun = fun
+        self.transductive = is_transductive(fun)
+
+    def __call__(self, *given: Any) -> Any:
+        return self._fun(*given)
+
+
+def _afresh(fun: Any) -> Any:
+    """For one evaluation; a `jax.tree_util.Partial` hands its arrays over anyway."""
+    if fun is None or isinstance(fun, jax.tree_util.Partial):
+        return fun
+    return as_pytree(_Afresh(fun))
 
 
 def _on(named: NamedAttack, source: LogitsFn) -> NamedAttack:

@@ -53,10 +53,12 @@ def test_the_worst_case_is_that_of_the_formula(whole):
     assert "robust=" in repr(whole)
 
 
-def test_judging_again_compiles_nothing_though_the_threat_is_built_anew(caplog):
-    def logits_fn(x):
-        return by_mean(x)
+def scaled(weights, x):
+    return weights * by_mean(x)
 
+
+def test_judging_again_compiles_nothing_though_the_threat_is_built_anew(caplog):
+    logits_fn = jax.tree_util.Partial(scaled, jnp.float32(1))
     options = dict(num_steps=3, num_restarts=2)
     compiled = []
     for _ in range(2):
@@ -66,6 +68,21 @@ def test_judging_again_compiles_nothing_though_the_threat_is_built_anew(caplog):
         compiled.append([one for one in caplog.messages if "XLA compilation" in one])
     assert len(compiled[0]) > 5
     assert compiled[1] == []
+
+
+def test_weights_that_a_function_reads_may_change_between_two_calls():
+    weights = {"scale": 1.0}
+
+    def logits_fn(x):
+        return weights["scale"] * by_mean(x)
+
+    def judged():
+        report = rj.evaluate(logits_fn, X, Y, **QUICK, wanted=LITTLE)
+        return report.clean_accuracy, report.robust_accuracy
+
+    assert judged() == (1, survivors().mean())
+    weights["scale"] = -1.0
+    assert judged() == (0, 0)
 
 
 def test_a_notebook_sees_the_report(whole):
