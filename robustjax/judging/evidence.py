@@ -76,6 +76,8 @@ def _curves(
 ) -> dict[str, Any]:
     """Accuracy by radius, down to chance, and by steps; the loss around images."""
     found: dict[str, Any] = {}
+    if not subject.has_gradient:
+        return found
     options = dict(sizes, key=subject.key, num_examples=count)
     if "curve" not in known:
         found["curve"] = _by_radius(subject, count, options)

@@ -108,7 +108,8 @@ def evaluate(
 
     Args:
       logits_fn: Images [B, H, W, C] to logits [B, K], or to draws [S, B, K] of a random
-        classifier; `models.logits_fn(...)` of linen and nnx modules.
+        classifier; `models.logits_fn(...)` of linen and nnx modules. NumPy goes in by
+        `jax.pure_callback`; it has no gradient, which only attacks by queries bear.
       x: Images [N, H, W, C], float in [0, 1] or uint8.
       y: Labels [N].
       threat: What attacks are held to, such as `threats.linf(8 / 255)`.
@@ -179,6 +180,7 @@ def evaluate(
         source_features_fn=source_features_fn,
     )
     check(wanted, subject)
+    _check_gradient(subject, suite)
     expected = evaluation.estimate(logits_fn, dataset, named, batch_size=batch_size)
     bar = Bar(expected, named, progress, seconds_of(wanted, subject, expected))
     options: dict[str, Any] = dict(key=key, batch_size=batch_size)
@@ -225,7 +227,14 @@ def _dataset(
                 "let the model normalise."
             )
     shape = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32)
-    num_classes = jax.eval_shape(logits_fn, shape).shape[-1]
+    try:
+        num_classes = jax.eval_shape(logits_fn, shape).shape[-1]
+    except jax.errors.JAXTypeError as error:
+        raise _checks.InputError(
+            "`logits_fn` must be written in jax.numpy, got a function that looks at "
+            "the values of its images: wrap it in jax.pure_callback, and attack it by "
+            "queries, suite=[NamedAttack('square', attacks.square(threat))]."
+        ) from error
     if labels.min() < 0 or labels.max() >= num_classes:
         raise _checks.InputError(
             f"`y` must lie in [0, {num_classes}), as the logits do, got "
@@ -256,6 +265,15 @@ def _afresh(fun: Any) -> Any:
     if fun is None or isinstance(fun, jax.tree_util.Partial):
         return fun
     return as_pytree(_Afresh(fun))
+
+
+def _check_gradient(subject: Subject, suite: str | Sequence[NamedAttack]) -> None:
+    if isinstance(suite, str) and not subject.has_gradient:
+        raise _checks.InputError(
+            f"`suite` {suite!r} needs gradients and the classifier has none: give "
+            "`source`, a classifier like it that has some, or attack by queries, "
+            "suite=[NamedAttack('square', attacks.square(threat))]."
+        )
 
 
 def _on(named: NamedAttack, source: LogitsFn) -> NamedAttack:

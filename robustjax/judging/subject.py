@@ -1,6 +1,7 @@
 """Who is judged, and how hard an evaluation looks at itself."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,6 +80,18 @@ class Subject:
     def climbed(self) -> LogitsFn:
         """What attacks climb."""
         return self.source or self.logits_fn
+
+    @functools.cached_property
+    def has_gradient(self) -> bool:
+        """Whether what attacks climb can be differentiated."""
+        image = jax.ShapeDtypeStruct((1, *self.dataset.images.shape[1:]), np.float32)
+        try:
+            jax.eval_shape(jax.grad(lambda x: self.climbed(x).sum()), image)
+        except InputError:
+            raise
+        except (ValueError, TypeError, NotImplementedError):
+            return False
+        return True
 
     @property
     def has_radius(self) -> bool:

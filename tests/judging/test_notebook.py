@@ -70,6 +70,24 @@ def test_judging_again_compiles_nothing_though_the_threat_is_built_anew(caplog):
     assert compiled[1] == []
 
 
+def in_numpy(x):
+    mean = np.asarray(x).mean(axis=(1, 2, 3))
+    return 9 * np.stack([0.5 - mean, mean - 0.5], axis=1)
+
+
+def without_gradients(x):
+    shape = jax.ShapeDtypeStruct((len(x), 2), np.float32)
+    return jax.pure_callback(in_numpy, shape, x, vmap_method="sequential")
+
+
+def test_a_classifier_without_gradients_is_attacked_by_queries_and_flagged():
+    square = NamedAttack("square", attacks.square(LINF, num_queries=50))
+    report = rj.evaluate(without_gradients, X, Y, threat=LINF, suite=[square])
+    assert report.robust_accuracy < 1
+    assert "gradient" in report.flags
+    assert "curve" not in report.content
+
+
 def test_weights_that_a_function_reads_may_change_between_two_calls():
     weights = {"scale": 1.0}
 
@@ -160,12 +178,18 @@ def test_progress_is_said(capsys):
         (dict(suite=[]), r"`suite` must hold at least one attack"),
         (dict(class_names=("a",)), r"`class_names` must name the 2 classes, got 1"),
         (dict(key=0), r"`key`"),
+        (
+            dict(fun=in_numpy),
+            "`logits_fn` must be written in jax.numpy, .* jax.pure_callb",
+        ),
+        (dict(fun=without_gradients), "`suite` 'quick' needs gradients .* `source`"),
     ],
 )
 def test_bad_input_is_one_line(changes, line):
-    given = dict(x=X, y=Y, threat=LINF, wanted=LITTLE) | changes
+    given = dict(fun=by_mean, x=X, y=Y, threat=LINF, wanted=LITTLE) | changes
+    judged = [given.pop(name) for name in ("fun", "x", "y")]
     with pytest.raises(InputError, match=line) as error:
-        rj.evaluate(by_mean, given.pop("x"), given.pop("y"), **given)
+        rj.evaluate(*judged, **given)
     assert "\n" not in str(error.value)
 
 
