@@ -100,8 +100,14 @@ def test_every_variant_of_namid_builds(name, variant, monkeypatch):
 def test_every_variant_of_at_alp_builds(variant, monkeypatch):
     monkeypatch.setattr(data, "load", fake)
     mesh = training.data_mesh(jax.devices()[:1])
-    for name in ("digits_at_alp", "cifar10_at_alp_resnet20", "flowers17_at_alp_small"):
-        config = importlib.import_module(f"configs.{name}").get_config(variant)
+    for name, more in (
+        ("digits_at_alp", ""),
+        ("cifar10_at_alp_resnet20", ""),
+        ("flowers17_at_alp_small", ""),
+        ("flowers17_at_alp_small", ",cnn"),
+    ):
+        module = importlib.import_module(f"configs.{name}")
+        config = module.get_config(f"{variant}{more}")
         run = build.run(config, mesh, progress_bar=False)
         (stage,) = build.build_stages(config, run.splits, run.networks, mesh)
         assert stage.name == "train"
