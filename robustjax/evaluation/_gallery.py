@@ -140,7 +140,10 @@ def _shown(content: Mapping[str, Any], arrays: Mapping[str, Any]) -> Iterator[Sk
             for w in one["words"]
         )
         alt = f"{len(one['clean'])} images, clean, adversarial, difference: {told}."
-        caption = "Titles in red: broken. The difference is amplified around grey."
+        caption = (
+            "Titles in red: broken, looked for in the whole set, so no sample of it. "
+            "The difference is amplified around grey."
+        )
         yield "examples", _with(images.draw_examples, one), alt, caption
     if arrays.get("surfaces") is not None:
         one = arrays["surfaces"]

@@ -13,10 +13,10 @@ from robustjax.attacks import keep_path
 from robustjax.data import as_float
 from robustjax.evaluation._batching import image_keys
 from robustjax.evaluation._judging import Verdict, judged
-from robustjax.evaluation.results import AttackResult, NamedAttack
+from robustjax.evaluation.results import AttackResult, Fooled, NamedAttack
 from robustjax.types import Array, Attack, IteratedAttack, Key, LogitsFn
 
-SHOWN = 8  # images whose x_adv is always kept, for the eye
+SHOWN = 8  # images whose x_adv is always kept, for the eye; and of those broken
 
 
 class Answer(NamedTuple):
@@ -62,6 +62,7 @@ class Found(NamedTuple):
       highest: Largest pixel.
       above_one: Share of the mass above 1.
       shown: x_adv of the first images.
+      fooled: The first of those that were moved and broken; the row of others is -1.
       x_adv: [B, H, W, C], or None.
       losses: The objective along the attack's path, [B, T], or None.
       broken_along: Whether it was broken by then, [B, T], or None.
@@ -75,6 +76,7 @@ class Found(NamedTuple):
     highest: Array
     above_one: Array
     shown: Array
+    fooled: Fooled
     x_adv: Array | None
     losses: Array | None
     broken_along: Array | None
@@ -161,26 +163,41 @@ def found(said: Answer, x_adv: Array, x: Any, keep: bool, path: Any = None) -> F
         highest=flat.max(axis=1),
         above_one=above / jnp.where(mass > 0, mass, 1),
         shown=x_adv[:SHOWN],
+        fooled=_fooled(said.verdict.correct < 0.5, x_adv, x),
         x_adv=x_adv if keep else None,
         losses=None if path is None else path.value,
         broken_along=None if path is None else path.broken,
     )
 
 
+def _fooled(broken: Array, x_adv: Array, x: Array) -> Fooled:
+    broken = broken & (x_adv != x).reshape(x.shape[0], -1).any(axis=1)
+    rows = jnp.argsort(~broken, stable=True)[:SHOWN]
+    return Fooled(jnp.where(broken[rows], rows, -1), x[rows], x_adv[rows])
+
+
 def joined(blocks: Iterable[Any], total: int) -> Any:
     """The rows of all blocks, without padding; the first few images for the eye."""
-    parts, done = [], 0
+    parts, done, fooled = [], 0, 0
     for block in blocks:
-        parts.append(_without_late_images(block, done))
-        done += len(jax.tree.leaves(block)[0])
+        size = len(jax.tree.leaves(block)[0])
+        if isinstance(block, Found):
+            block = _without_late_images(block, done, fooled, total)
+            fooled += len(block.fooled.rows)
+        parts.append(block)
+        done += size
     return jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *parts)
 
 
-def _without_late_images(block: Any, done: int) -> Any:
+def _without_late_images(block: Found, done: int, fooled: int, total: int) -> Found:
     # Here, since a result that held them would grow with the set.
-    if not isinstance(block, Found):
-        return block
-    return block._replace(shown=np.array(block.shown[: max(SHOWN - done, 0)]))
+    rows = np.asarray(block.fooled.rows)
+    (kept,) = np.nonzero((rows >= 0) & (rows + done < total))
+    few = jax.tree.map(lambda rows: rows[kept[: SHOWN - fooled]], block.fooled)
+    return block._replace(
+        shown=np.array(block.shown[: max(SHOWN - done, 0)]),
+        fooled=few._replace(rows=few.rows + done),
+    )
 
 
 def result_of(
@@ -214,6 +231,7 @@ def result_of(
         norm=named.norm,
         radii=named.radii,
         own=named.source is None,
+        fooled=rows.fooled,
         **{name: as_array(kept[name]) for name in same},
         **rest,
     )

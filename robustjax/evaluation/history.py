@@ -12,7 +12,10 @@ from robustjax.evaluation._style import short
 from robustjax.evaluation.results import AttackResult, Robustness
 
 _KINDS = ("accuracy", "loss")
-_SHOWN = 6  # images
+_SHOWN, _STANDING = 6, 2  # images, and those of them that stand
+
+_Kept = tuple[AttackResult, np.ndarray]
+_Example = tuple[AttackResult, np.ndarray, np.ndarray]
 
 
 def training_history(workdir: Path, chosen: int | None = None) -> dict[str, Any] | None:
@@ -77,11 +80,14 @@ def examples_of(
 ) -> dict[str, Any] | None:
     """Up to six images, clean and as an attack left them; broken ones come first.
 
-    Of several attacks that broke an image the one that is strongest on all.
+    Broken ones are looked for everywhere, first among images that are right without an
+    attack; two places are for those that stand, of the first images. Of several attacks
+    that broke an image it is the one that is strongest on all, of those that did not
+    the strongest that moved it.
 
     Args:
       result: Of `evaluate`.
-      images: The clean ones, float [S, H, W, C]; more than are shown does no harm.
+      images: The first clean ones, float [S, H, W, C]; more does no harm.
       names: Of the classes.
 
     Returns:
@@ -94,16 +100,16 @@ def examples_of(
     counted = [pair for pair in kept if pair[0].counts] or kept
     if not counted:
         return None
-    count = min(len(images), *(len(x) for _, x in counted))
-    called = lambda k: str(k) if names is None else names[int(k)]
     counted.sort(key=lambda pair: pair[0].correct.mean())
-    broken = [any(a.correct[i] < 0.5 for a, _ in counted) for i in range(count)]
-    adversarial, words = [], []
-    chosen = sorted(range(count), key=lambda i: not broken[i])[:_SHOWN]
-    for i in chosen:
-        broke = [pair for pair in counted if pair[0].correct[i] < 0.5]
-        attack, moved = (broke or counted)[0]
-        adversarial.append(moved[i])
+    broken = _broken(counted, images)
+    standing = _standing(counted, images)
+    most = _SHOWN - min(len(standing), _STANDING)
+    wrong = result.clean_correct < 0.5
+    chosen = sorted(broken.items(), key=lambda item: (wrong[item[0]], item[0]))[:most]
+    chosen += list(standing.items())[: _SHOWN - len(chosen)]
+    called = lambda k: str(k) if names is None else names[int(k)]
+    words = []
+    for i, (attack, _, _) in chosen:
         first = _said(result.clean_predicted, result.clean_confidence, i, called)
         after = _said(attack.predicted, attack.confidence, i, called)
         words.append(
@@ -112,11 +118,36 @@ def examples_of(
                 + (first and f"said {first}"),
                 adversarial=f"{short(attack.name, 22)}\n" + (after and f"said {after}"),
                 size=f"linf {attack.distance['linf'][i]:.3g}",
-                broken=broken[i],
+                broken=i in broken,
             )
         )
-    clean = np.asarray(images, np.float32)[chosen]
-    return dict(clean=clean, adversarial=np.stack(adversarial), words=words)
+    return dict(
+        clean=np.stack([np.asarray(x, np.float32) for _, (_, x, _) in chosen]),
+        adversarial=np.stack([x_adv for _, (_, _, x_adv) in chosen]),
+        words=words,
+    )
+
+
+def _broken(attacks: Sequence[_Kept], images: np.ndarray) -> dict[int, _Example]:
+    """Images by row, each with the first attack that broke it."""
+    found: dict[int, _Example] = {}
+    for attack, moved in attacks:
+        for row in np.flatnonzero(attack.correct[: min(len(images), len(moved))] < 0.5):
+            found.setdefault(int(row), (attack, images[row], moved[row]))
+        for row, clean, adversarial in zip(*(attack.fooled or ((),) * 3), strict=True):
+            found.setdefault(int(row), (attack, clean, adversarial))
+    return found
+
+
+def _standing(attacks: Sequence[_Kept], images: np.ndarray) -> dict[int, _Example]:
+    """Of the first images those that stand, with the first attack that moved them."""
+    found: dict[int, _Example] = {}
+    for row in range(min(len(images), *(len(moved) for _, moved in attacks))):
+        if all(attack.correct[row] >= 0.5 for attack, _ in attacks):
+            pairs = [pair for pair in attacks if pair[0].distance["linf"][row] > 0]
+            attack, moved = (pairs or attacks)[0]
+            found[row] = (attack, images[row], moved[row])
+    return found
 
 
 def _kept(attack: AttackResult) -> np.ndarray | None:

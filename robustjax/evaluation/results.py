@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from robustjax.attacks import StageOutcome
 from robustjax.data import Dataset
 from robustjax.evaluation._judging import worst_so_far
 from robustjax.evaluation.statistics import wilson_interval as wilson_interval
-from robustjax.types import Attack, LogitsFn
+from robustjax.types import Array, Attack, LogitsFn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,20 @@ class NamedAttack:
     repeats: int = 1
 
 
+class Fooled(NamedTuple):
+    """Some images that an attack broke.
+
+    Attributes:
+      rows: Their places in the evaluation, [S].
+      clean: x, [S, H, W, C].
+      adversarial: x_adv, [S, H, W, C].
+    """
+
+    rows: np.ndarray | Array
+    clean: np.ndarray | Array
+    adversarial: np.ndarray | Array
+
+
 @dataclasses.dataclass(frozen=True)
 class AttackResult:
     """What one attack did.
@@ -79,6 +93,7 @@ class AttackResult:
         of attacks that say (`IteratedAttack.seen`).
       broken_along: Whether such an iterate or one before was misclassified, [N, T].
       shown: x_adv of the first few images, kept in any case.
+      fooled: The first few images that it moved and broke, kept in any case.
       own: Whether it climbed the classifier that is judged, not another `source`.
     """
 
@@ -103,6 +118,7 @@ class AttackResult:
     losses: np.ndarray | None = None
     broken_along: np.ndarray | None = None
     shown: np.ndarray | None = None
+    fooled: Fooled | None = None
     own: bool = True
 
 

@@ -29,7 +29,7 @@ from robustjax.evaluation._blocks import (
     Table,
     Text,
 )
-from robustjax.evaluation.results import AttackResult, Robustness
+from robustjax.evaluation.results import AttackResult, Fooled, Robustness
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 EVIL = "<script>alert('a')</script> & \"b\" | `c` $d$ \x00"
@@ -262,21 +262,44 @@ def test_pictures_do_not_leak_into_pyplot(result):
 
 def test_examples_show_what_broke_and_say_so(result):
     images = np.random.default_rng(2).random((N, 4, 4, 1), np.float32)
-    found = examples_of(result, images, ["a", "b", "c"])
-    assert len(found["words"]) == 6
-    broken = [w["broken"] for w in found["words"]]
-    assert broken == sorted(broken, reverse=True)
-    counted = result.attacks[:2]
-    rows = [i for i in range(8) if not all(a.correct[i] for a in counted)][:6]
-    np.testing.assert_array_equal(found["clean"][: len(rows)], images[rows])
-    strongest = min(counted, key=lambda a: a.correct.mean())
-    breaking = strongest if not strongest.correct[rows[0]] else None
-    if breaking is not None:
-        kept = breaking.shown if breaking.x_adv is None else breaking.x_adv
-        np.testing.assert_array_equal(found["adversarial"][0], kept[rows[0]])
+    found = examples_of(result, images[:8], ["a", "b", "c"])
+    first, second = result.attacks[:2]
+    strongest = min(first, second, key=lambda a: a.correct.mean())
+    fallen = [i for i in range(8) if not (first.correct[i] and second.correct[i])]
+    fallen.sort(key=lambda i: not result.clean_correct[i])
+    stand = [i for i in range(8) if i not in fallen]
+    assert [w["broken"] for w in found["words"]] == [True] * 4 + [False] * 2
+    np.testing.assert_array_equal(found["clean"], images[fallen[:4] + stand[:2]])
+    kept = strongest.shown if strongest.x_adv is None else strongest.x_adv
+    rows = [i for i in fallen[:4] if not strongest.correct[i]]
+    places = [fallen.index(i) for i in rows]
+    np.testing.assert_array_equal(found["adversarial"][places], kept[rows])
     assert found["words"][0]["clean"].startswith("label ")
     none = dataclasses.replace(result.attacks[0], x_adv=None)
     assert examples_of(dataclasses.replace(result, attacks=(none,)), images) is None
+
+
+def test_examples_are_looked_for_in_the_whole_set(result):
+    rng = np.random.default_rng(3)
+    clean, moved = rng.random((2, 3, 4, 4, 1), np.float32)
+    right = np.ones(N, bool)
+    right[[9, 10, 11]] = False
+    fooled = Fooled(np.array([9, 10, 11]), clean, moved)
+    still = dict(linf=np.zeros(N), l2=np.zeros(N), l1=np.zeros(N))
+    shown = rng.random((2, 8, 4, 4, 1), np.float32)
+    stops = attack(rng, "stops", right, shown=shown[0], fooled=fooled, distance=still)
+    walks = attack(rng, "walks", np.ones(N, bool), shown=shown[1])
+    whole = dict(clean_correct=np.arange(N) != 9, attacks=(walks, stops))
+    images = rng.random((8, 4, 4, 1), np.float32)
+    found = examples_of(dataclasses.replace(result, **whole), images)
+    # 9 was wrong before; of those that stand the picture is of who moved them.
+    np.testing.assert_array_equal(found["clean"][:3], clean[[1, 2, 0]])
+    np.testing.assert_array_equal(found["adversarial"][:3], moved[[1, 2, 0]])
+    np.testing.assert_array_equal(found["clean"][3:], images[:3])
+    np.testing.assert_array_equal(found["adversarial"][3:], shown[1][:3])
+    assert [w["adversarial"].split("\n")[0] for w in found["words"]] == (
+        ["stops"] * 3 + ["walks"] * 3
+    )
 
 
 def test_the_code_of_the_docs_runs(capsys):

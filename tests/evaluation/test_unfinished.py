@@ -13,6 +13,7 @@ from robustjax._digest import digest
 from robustjax.data import Dataset
 from robustjax.evaluation import NamedAttack, _running, unfinished
 from robustjax.evaluation._breakdown import confusion
+from robustjax.evaluation.results import Fooled
 
 THREAT = threats.linf(0.2)
 ROWS = np.random.default_rng(0)
@@ -234,6 +235,12 @@ def test_few_images_are_held_for_the_eye():
     for attack in result.attacks:
         assert attack.shown.shape == (8, 2, 2, 1)
         assert attack.shown.base is None  # no view of more
+        rows, clean, adversarial = attack.fooled
+        broken = (attack.correct < 0.5) & (attack.distance["linf"] > 0)
+        assert rows.tolist() == np.flatnonzero(broken)[:8].tolist()
+        np.testing.assert_array_equal(clean, DATA.images[rows])
+        spread = np.abs(adversarial - clean).max(axis=(1, 2, 3), initial=0)
+        np.testing.assert_allclose(spread, attack.distance["linf"][rows], atol=1e-6)
 
     held = []
 
@@ -241,10 +248,14 @@ def test_few_images_are_held_for_the_eye():
         said = _running.Answer(*[np.zeros(4)] * 4)
         for number in range(6):
             shown = np.full((4, 2, 2, 1), number)
-            held.append(weakref.ref(shown))
-            yield _running.Found(said, *[np.zeros(4)] * 6, shown, None, None, None)
+            fooled = Fooled(np.array([1, 3, -1, -1]), shown, shown + 0.5)
+            held.extend(map(weakref.ref, (shown, fooled.adversarial)))
+            yield _running.Found(said, *[np.zeros(4)] * 6, shown, fooled, *[None] * 3)
 
     joined = _running.joined(blocks(), 22)
+    assert joined.fooled.rows.tolist() == [1, 3, 5, 7, 9, 11, 13, 15]
+    assert joined.fooled.clean[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert _running.joined(blocks(), 11).fooled.rows.tolist() == [1, 3, 5, 7, 9]
     assert joined.shown[:, 0, 0, 0].tolist() == [0] * 4 + [1] * 4
     assert len(joined.linf) == 22
     assert not any(block() is not None for block in held)
