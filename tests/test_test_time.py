@@ -13,6 +13,7 @@ from configs import nip as blocks
 from robustjax import InputError, build, data, evaluation, models
 from robustjax.config import names
 from robustjax.config.classifiers import Classifier
+from robustjax.evaluation._verdict import adaptive_rows
 
 SPLITS = data.load("digits")
 X, Y = jnp.asarray(SPLITS.test.images[:20]), jnp.asarray(SPLITS.test.labels[:20])
@@ -157,10 +158,16 @@ def test_suites_know_the_defense():
     paper = rows("nip_paper", NIP)
     np.testing.assert_array_equal(paper["PGD-40"].source(X), bare(X))
     assert not paper["towards another image"].counts
+    known = lambda found: adaptive_rows(
+        [dict(name=name, parameters=a.parameters) for name, a in found.items()]
+    )
+    assert known(paper) == []
     adaptive = rows("nip_adaptive", NIP)
     assert len([name for name in adaptive if name.startswith("choice")]) == 6
     assert len([name for name in adaptive if name.startswith("bare")]) == 5
     assert adaptive["choice, exact, weight 10"].source(X).shape == (20, 110)
+    unaware = [name for name in adaptive if name.startswith(("bare", "Square"))]
+    assert known(adaptive) == [name for name in adaptive if name not in unaware]
     for block in (
         NIP | dict(policy="pooled"),
         NIP | dict(policy="predicted"),

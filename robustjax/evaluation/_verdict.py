@@ -10,6 +10,7 @@ _NORMS = {
     "l2": "the Euclidean norm of the change is at most",
     "l1": "the sum of absolute changes is at most",
 }
+_MODEL_FREE = ("uniform_noise", "sign_noise", "gaussian_noise", "grey")
 NO_ADAPTIVE = (
     "No adaptive attack ran: nobody who knows this defense has attacked it. For a "
     "plain classifier that is as it should be; for a defense the number is no more "
@@ -118,17 +119,32 @@ def _threats(parameters: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def adaptive_rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Attacks that climb another view of the classifier than the one judged.
+    """Attacks of somebody who knows the defense, as far as parameters tell.
 
-    That is what somebody does who knows the defense: another gradient, other draws, the
-    model without its transform, inside losses. See `config.attacks`.
+    They climb another view of the classifier than the one judged: another gradient,
+    other draws, losses inside. See `config.attacks`. The model without its transform is
+    no such view: what climbs that ignores the defense. An attack without a view, such
+    as one by queries, meets whatever is judged and knows nothing of it; noises ask no
+    model.
     """
-    hooks = ("view", "perturb_templates", "information", "pairing", "adaptive")
-    return [
-        row["name"]
-        for row in rows
-        if any((row.get("parameters") or {}).get(hook) for hook in hooks)
-    ]
+    return [row["name"] for row in rows if _is_adaptive(row.get("parameters") or {})]
+
+
+def _is_adaptive(parameters: Mapping[str, Any]) -> bool:
+    if _asks_no_model(parameters):
+        return False
+    hooks = ("perturb_templates", "information", "pairing", "adaptive")
+    view = parameters.get("view")
+    if isinstance(view, Mapping):
+        view = {k: v for k, v in view.items() if k != "transform" or v is not None}
+    return bool(view) or any(parameters.get(hook) for hook in hooks)
+
+
+def _asks_no_model(parameters: Mapping[str, Any]) -> bool:
+    parts = inside(parameters, "attack", "start", "attacks")
+    if parts:
+        return all(map(_asks_no_model, parts))
+    return parameters.get("name") in _MODEL_FREE
 
 
 def threat_in_words(threat: Mapping[str, Any] | None) -> str:

@@ -66,7 +66,8 @@ def compose(
         all attacks that count have, and where they name none or several that of the
         context.
       adaptive: Names of attacks that know the defense; by default those that climb
-        another view of the classifier than the one judged.
+        another view of the classifier than the one judged, but not the model without
+        its transform.
       indicators: `Indicator`s, or dicts of their fields. None is "not measured".
       binarization: Summary of the binarization test.
       test_time: Of the protocol for test-time defenses.

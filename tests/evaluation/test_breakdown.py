@@ -218,6 +218,26 @@ def test_adaptive_attacks_climb_another_view():
     assert adaptive_rows(rows) == ["exact", "joint"]
 
 
+def test_attacks_that_ignore_the_defense_are_not_adaptive():
+    bare, through = {"transform": None}, {"transform": {}}
+    pgd = {"name": "pgd"}
+    rows = [
+        row("bare", pgd | {"view": bare}),
+        row("bare, restarted", {"name": "restarts", "attack": pgd, "view": bare}),
+        row("queries", {"name": "square"}),  # of the defended model, which it ignores
+        row("signs", {"name": "sign_noise", "view": through}),
+        row(
+            "noises", {"name": "restarts", "attack": {"name": "grey"}, "view": {"a": 1}}
+        ),
+    ]
+    assert adaptive_rows(rows) == []
+    rows += [
+        row("end to end", {"name": "restarts", "attack": pgd, "view": through}),
+        row("another head", pgd | {"view": bare | {"name": "linear"}}),
+    ]
+    assert adaptive_rows(rows) == ["end to end", "another head"]
+
+
 # --- what is made ready for a report ------------------------------------------------
 
 
