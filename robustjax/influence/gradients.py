@@ -131,10 +131,14 @@ def conductance(
     """
     _checks.positive_int(num_steps=num_steps)
     start = _baseline(baseline, x)
+    exact = lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32))
 
     def at(share: Array) -> _Derivative:
-        point = start + share.astype(x.dtype) * (x - start)
-        return _derivative(model_fn, point, y, layer, output)
+        low, high = exact(start), exact(x)
+        point = low + share.astype(low.dtype) * (high - low)
+        found = _derivative(model_fn, point.astype(x.dtype), y, layer, output)
+        # Small pieces of many steps vanish in half precision.
+        return _Derivative(exact(found.activation), exact(found.gradient))
 
     at = loop_safe(at)
 
@@ -148,7 +152,7 @@ def conductance(
     shares = jnp.arange(1, num_steps + 1) / num_steps
     start_of_sum = (first, jnp.zeros_like(first.activation))
     (_, total), _ = jax.lax.scan(piece, start_of_sum, shares)
-    return total
+    return total.astype(activations(model_fn, x, layer).dtype)
 
 
 def all_classes(

@@ -140,18 +140,21 @@ def scored(
         each = jnp.arange(num_classes)[:, None]
         classes = jnp.broadcast_to(each, (num_classes, x.shape[0]))
 
-    def at(size: float) -> Candidates:
-        images = perturbed(options, state, model_fn, x, classes, size)
-        return _judged(options, state, model_fn, images, classes, clean)
+    kept = None
+    if options.top and every and clean is not None:
+        likely = jax.lax.top_k(clean, min(options.top, num_classes))[1]
+        kept = jax.nn.one_hot(likely, num_classes, dtype=bool).any(axis=1)
 
-    found = _settled(options, [at(size) for size in options.sizes])
-    if not options.top or not every or clean is None:
-        return found
-    likely = jax.lax.top_k(clean, min(options.top, num_classes))[1]
-    kept = jax.nn.one_hot(likely, num_classes, dtype=bool).any(axis=1)
-    return found._replace(
-        scores=jnp.where(kept, found.scores, found.scores - _NEVER * state.scale)
-    )
+    def at(size: float | Array) -> Candidates:
+        images = perturbed(options, state, model_fn, x, classes, size)
+        found = _judged(options, state, model_fn, images, classes, clean)
+        if kept is None:
+            return found
+        # Before a size is settled on, or classes that are no candidates would decide.
+        never = found.scores - _NEVER * state.scale
+        return found._replace(scores=jnp.where(kept, found.scores, never))
+
+    return _settled(options, [at(size) for size in options.sizes])
 
 
 def _from_dictionary(
@@ -178,7 +181,7 @@ def _from_dictionary(
         smooth = unit * jax.nn.logsumexp(-apart / unit, axis=1)
         scores = with_gradient_of(scores, smooth)
 
-    def at(size: float) -> Candidates:
+    def at(size: float | Array) -> Candidates:
         step = size * known.directions[nearest.T]
         images = _moved(options, x, step)
         logits = _outputs(model_fn, images)[0]

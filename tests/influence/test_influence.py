@@ -180,6 +180,38 @@ def test_conductance_is_the_sum_of_its_trapezoids():
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_more_steps_make_conductance_no_worse_in_half_precision():
+    rng = np.random.default_rng(2)
+    weights = [
+        jnp.asarray(rng.normal(size=size) / 4, jnp.bfloat16)
+        for size in ((16, 64), (64, 64), (64, 3))
+    ]
+
+    def model_fn(x, *, capture=(), taps=None):
+        a = jnp.tanh(x.astype(jnp.bfloat16) @ weights[0])
+        a = a + (taps or {}).get("a", jnp.bfloat16(0))
+        logits = jax.nn.relu(a @ weights[1]) @ weights[2]
+        return ModelOutput(logits.astype(jnp.float32), {"a": a}, {})
+
+    x, y = jnp.asarray(rng.uniform(size=(32, 16)), jnp.float32), jnp.zeros(32, int)
+    at = lambda x: influence.logit(model_fn(x).logits, y)
+    whole = at(x) - at(jnp.zeros_like(x))
+
+    def error(num_steps):
+        of = jax.jit(
+            lambda x: influence.conductance(
+                model_fn, x, y, layer="a", num_steps=num_steps
+            )
+        )
+        found = of(x)
+        assert found.dtype == jnp.bfloat16
+        return float(jnp.abs(found.astype(jnp.float32).sum(axis=1) - whole).mean())
+
+    few, many = error(20), error(200)
+    assert many < 1.1 * few
+    assert many < 0.02
+
+
 def interacting(x, *, capture=(), taps=None):
     """Eight neurons whose pairs count: the logits of a quadratic form."""
     a = x + (taps or {}).get("a", 0)

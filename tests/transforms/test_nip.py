@@ -15,7 +15,7 @@ from robustjax import InputError, attacks, data, influence, models, threats
 from robustjax.attacks.selector import unpack_candidates
 from robustjax.transforms import NIPOptions, nip
 from robustjax.transforms._nip_candidates import perturbed
-from robustjax.types import Batch
+from robustjax.types import Batch, ModelOutput
 
 SIDE, WIDTH, CLASSES = 4, 12, 3
 FORMS = ("universal", "per_sample")
@@ -497,6 +497,30 @@ def test_candidates_come_packed(net):
         )
         if not changes.get("top"):
             assert 0.1 < float(found.scores.std(axis=1).mean()) < 10
+
+
+@pytest.mark.parametrize("rule", ["proto", "gain", "conf"])
+def test_packed_candidates_settle_on_the_size_of_the_likely_ones(rule):
+    first = jax.random.normal(jax.random.key(0), (SIDE * SIDE, WIDTH))
+    second = jax.random.normal(jax.random.key(1), (WIDTH, 6))
+
+    def model_fn(x, *, capture=(), taps=None):
+        a = jax.nn.relu((x.reshape(x.shape[0], -1) - 0.5) @ first)
+        a = a + (taps or {}).get("hidden", 0)
+        return ModelOutput(a @ second - middle[None], {"hidden": a}, {})
+
+    x, middle = jax.random.uniform(jax.random.key(2), (300, SIDE, SIDE, 1)), jnp.zeros(6)
+    middle = model_fn(x).logits.mean(axis=0)  # of every class there are some
+    batch = Batch(x, model_fn(x).logits.argmax(axis=1))
+    options = dict(layer="hidden", front=2, tail=2, size=(0.02, 0.05, 0.1, 0.2))
+    options |= dict(rule=rule, top=2)
+    state = nip(**options).fit(new_key(), model_fn, batch)
+    whole = nip(**options, answer="candidates")
+    packed = jax.jit(whole.apply, static_argnums=2)(state, new_key(), model_fn, x)
+    got = attacks.chosen(unpack_candidates(packed))
+    apply = jax.jit(nip(**options).apply, static_argnums=2)
+    expected = apply(state, new_key(), model_fn, x)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_bad_input_says_so(net):
