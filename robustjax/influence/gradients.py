@@ -204,17 +204,11 @@ def _derivative(
     model_fn: ModelFn, x: Array, y: Array, layer: str, output: Output
 ) -> _Derivative:
     """A and df/da at these images."""
-    _checks.same_batch(x=x, y=y)
+    check_labels(x, y)
 
     def total(tap: Array) -> tuple[Array, Array]:
         found = model_fn(x, capture=(layer,), taps={layer: tap})
-        value = output(found.logits, y)
-        if value.shape != y.shape:
-            raise InputError(
-                f"`output` must return one number per image, [{y.shape[0]}], got shape "
-                f"{value.shape}."
-            )
-        return value.sum(), found.features[layer]
+        return values(output, found.logits, y).sum(), found.features[layer]
 
     shape = activations(model_fn, x, layer)
     tap = jnp.zeros(shape.shape, shape.dtype)
@@ -222,16 +216,55 @@ def _derivative(
     return _Derivative(activation, slope)
 
 
-def activations(model_fn: ModelFn, x: Array, layer: str) -> jax.ShapeDtypeStruct:
+def check_labels(x: Array, y: Array) -> None:
+    """Raises unless labels [B] are of images [B, ...]."""
+    _checks.same_batch(x=x, y=y)
+    if jnp.ndim(y) != 1:
+        raise InputError(
+            f"`y` must be one label per image, [{x.shape[0]}], got shape "
+            f"{jnp.shape(y)}. Of one-hot rows take the argmax."
+        )
+
+
+def values(output: Output, logits: Array, y: Array) -> Array:
+    """F of each image, [B].
+
+    Raises:
+      InputError: `output` returns something else.
+    """
+    found = output(logits, y)
+    if jnp.shape(found) != y.shape:
+        raise InputError(
+            f"`output` must return one number per image, [{y.shape[0]}], got shape "
+            f"{jnp.shape(found)}."
+        )
+    return found
+
+
+def activations(
+    model_fn: ModelFn, x: Array, layer: str, *, argument: str = "layer"
+) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a layer's output, [B, *layer], without running the model.
+
+    Args:
+      model_fn: The classifier.
+      x: Images.
+      layer: The layer's path.
+      argument: What the caller calls it, for messages.
 
     Raises:
       InputError: there is no such layer, or its output has no axis of images.
     """
-    found = jax.eval_shape(lambda z: model_fn(z, capture=(layer,)).features[layer], x)
+    ask = lambda z: model_fn(z, capture=(layer,)).features[layer]
+    try:
+        found = jax.eval_shape(ask, x)
+    except InputError as error:
+        # The model's word for it, which the caller has not said.
+        words = str(error).replace("`capture` names", f"`{argument}` names", 1)
+        raise InputError(words) from error
     if not found.shape or found.shape[0] != x.shape[0]:
         raise InputError(
-            f"`layer` {layer!r} must have an output for each of the {x.shape[0]} "
+            f"`{argument}` {layer!r} must have an output for each of the {x.shape[0]} "
             f"images, got shape {found.shape}."
         )
     return found

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from robustjax import _checks, _random
 from robustjax._checks import InputError
 from robustjax._gradients import loop_safe
-from robustjax.influence.gradients import Output, activations
+from robustjax.influence.gradients import Output, activations, check_labels, values
 from robustjax.influence.outputs import logit
 from robustjax.types import Array, Key, ModelFn
 
@@ -145,7 +145,7 @@ class _Players:
     """The neurons of a layer, or its channels, as players who may be left out."""
 
     def __init__(self, model_fn, x, y, layer, output, value, channels):
-        _checks.same_batch(x=x, y=y)
+        check_labels(x, y)
         found = activations(model_fn, x, layer)
         self._layer, self._own = layer, found.shape[1:]
         self.shape = self._own[-1:] if channels else self._own
@@ -159,7 +159,7 @@ class _Players:
                 f"{self._own}, got shape {self._value.shape}."
             )
         self._activation = model_fn(x, capture=(layer,)).features[layer]
-        self._of = lambda taps: output(model_fn(x, taps=taps).logits, y)
+        self._of = lambda taps: values(output, model_fn(x, taps=taps).logits, y)
         self.dtype = jax.eval_shape(self.left, jnp.ones(self.count, bool)).dtype
 
     def left(self, present: Array) -> Array:

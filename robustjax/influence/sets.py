@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from robustjax import _checks
 from robustjax._checks import InputError
@@ -34,11 +35,12 @@ def class_means(
       values: [B, ...], an influence or anything else.
       y: Labels [B].
       num_classes: K.
-      weights: [B], e.g. 1 where the image is classified correctly, else 0. What has
-        weight 0 may be NaN.
+      weights: [B], e.g. 1 (or True) where the image is classified correctly, else 0.
+        What has weight 0 may be NaN.
 
     Raises:
-      InputError: shapes do not fit.
+      InputError: shapes do not fit, or concrete labels are out of range; traced ones
+        that are count for no class.
 
     Example:
       >>> values = jnp.array([[1.0], [3.0], [5.0]])
@@ -48,8 +50,11 @@ def class_means(
     """
     _checks.positive_int(num_classes=num_classes)
     _checks.same_batch(values=values, y=y)
+    _checks.label_range(y, num_classes)
     weights = jnp.ones(y.shape, jnp.float32) if weights is None else weights
     _checks.same_batch(weights=weights, y=y)
+    if not jnp.issubdtype(weights.dtype, jnp.floating):
+        weights = weights.astype(jnp.float32)
     total = jax.ops.segment_sum(weights, y, num_classes)
     rows = weights.reshape(-1, *(1,) * (values.ndim - 1))
     summed = jax.ops.segment_sum(jnp.where(rows > 0, rows * values, 0), y, num_classes)
@@ -137,20 +142,26 @@ def set_sizes(
     """
     found = []
     for name, size in (("front", front), ("tail", tail)):
-        share = isinstance(size, float) and 0 <= size < 1
-        count = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+        share = isinstance(size, (float, np.floating)) and 0 <= size < 1
+        count = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+        count = count and size >= 0
         if not share and not count:
             raise InputError(
                 f"`{name}` must be a number of neurons, or a share of them below 1 as "
                 f"in 0.5, got {size!r}."
             )
-        found.append(math.floor(size * num_neurons) if share else size)
+        found.append(_share_of(num_neurons, size) if share else int(size))
     if sum(found) > num_neurons:
         raise InputError(
             f"`front` and `tail` must be at most the {num_neurons} neurons of the "
             f"layer together, got {front!r} and {tail!r}."
         )
     return found[0], found[1]
+
+
+def _share_of(num_neurons: int, share: float) -> int:
+    """The share as it was written: 0.29 of 100 are 29, though below that in binary."""
+    return math.floor(float(str(share)) * num_neurons + 1e-9)
 
 
 def _rank(rows: Array) -> Array:

@@ -342,6 +342,20 @@ def test_influence_is_differentiable_again(net, measure):
     np.testing.assert_allclose((slope * direction).sum(), change, rtol=0.06, atol=1e-3)
 
 
+@pytest.mark.parametrize("measure", [*MEASURES, influence.ablation, influence.shapley])
+def test_every_measure_says_what_does_not_fit(measure):
+    model_fn, _ = linen()
+    given = (model_fn, X) if measure is not influence.shapley else ()
+    given = given or (jax.random.key(0), model_fn, X)
+    for output in (lambda logits, y: logits, lambda logits, y: logits.sum()):
+        with pytest.raises(InputError, match="`output` must return one number per im"):
+            measure(*given, Y, layer="hidden", output=output)
+    with pytest.raises(InputError, match=r"`y` must be one label .*\(4, 3\).*argmax"):
+        measure(*given, jax.nn.one_hot(Y, 3), layer="hidden")
+    with pytest.raises(InputError, match="`layer` names 'hiden', but no layer"):
+        measure(*given, Y, layer="hiden")
+
+
 def test_bad_layers_and_labels_say_so(net):
     model_fn, _ = net
     with pytest.raises(InputError, match=r"'hiden', but no layer.*hidden"):
@@ -419,3 +433,20 @@ def test_means_of_classes_forget_what_has_no_weight():
     np.testing.assert_array_equal(got.weight, [1, 0, 1])
     with pytest.raises(InputError, match="`y`"):
         influence.class_means(values, jnp.array([0, 0]), 3)
+    with pytest.raises(InputError, match=r"`y` must hold labels in \[0, 2\], got 7"):
+        influence.class_means(values, jnp.array([0, 7, 1]), 3)
+    got = influence.class_means(
+        values, jnp.array([0, 0, 2]), 3, jnp.array([True, False, True])
+    )
+    np.testing.assert_array_equal(got.mean, [[1, 2], [0, 0], [3, 4]])
+
+
+def test_shares_are_those_that_were_written():
+    for percent in range(100):
+        for share in (percent / 100, np.float32(percent / 100)):
+            assert influence.set_sizes(100, share, 0) == (percent, 0)
+    for count in (7, 49, 512):
+        for front in range(count):
+            assert influence.set_sizes(count, front / count, 0) == (front, 0)
+    assert influence.set_sizes(12, 0.24, 0.5) == (2, 6)
+    assert influence.set_sizes(12, np.int64(5), np.int32(0)) == (5, 0)
