@@ -176,6 +176,16 @@ def are_probabilities(logits: jax.Array) -> jax.Array:
     return (logits >= 0).all() & (jnp.abs(sums - 1) < 1e-3).all()
 
 
+def class_labels(x: jax.Array, y: jax.Array) -> None:
+    """Raises unless `y` is a class index for each row of `x`, int [B]."""
+    same_batch(x=x, y=y)
+    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+        raise InputError(
+            f"`y` must be integer labels [{x.shape[0]}], got {y.dtype} {y.shape}. Of "
+            "one-hot rows take the argmax."
+        )
+
+
 def label_range(y: object, num_classes: int) -> None:
     """Raises if concrete integer labels fall outside [0, num_classes)."""
     if is_concrete(y) and np.size(y):  # pyright: ignore[reportArgumentType]

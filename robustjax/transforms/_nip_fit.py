@@ -1,5 +1,6 @@
 """Learns influence, sets, directions and levels of classes from benign images."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,12 +23,23 @@ def fit(options: NIPOptions, key: Key, model_fn: ModelFn, batch: Batch) -> NIPSt
     """The state of `nip`: see there for errors."""
     _checks.keys(key)
     check_images(batch.x)
-    _checks.same_batch(x=batch.x, y=batch.y)
+    if not batch.x.shape[0]:
+        raise InputError("`batch` has no images: give benign images of every class.")
+    _checks.class_labels(x=batch.x, y=batch.y)
     shape = influence.activations(model_fn, batch.x[:1], options.layer).shape
-    influence.set_sizes(int(np.prod(shape[1:])), options.front, options.tail)
+    count = int(np.prod(shape[1:]))
+    compared = influence.set_sizes(count, options.front, options.tail)
+    if options.chooses_by_neurons and not any(compared):
+        raise InputError(
+            f"`front` and `tail` must leave some of the {count} neurons of the layer "
+            f"to compare with the classes' means, got {options.front!r} and "
+            f"{options.tail!r}."
+        )
     num_classes = jax.eval_shape(lambda z: model_fn(z).logits, batch.x[:1]).shape[1]
     _checks.label_range(batch.y, num_classes)
-    found = _fit(options, num_classes, key, as_pytree(model_fn), batch)
+    # The size does not matter here, and may be traced, which no static argument is.
+    static = dataclasses.replace(options, size=0.0)
+    found = _fit(static, num_classes, key, as_pytree(model_fn), batch)
     if _checks.is_concrete(found.counts) and not np.all(np.asarray(found.counts)):
         missing = int(np.argmin(np.asarray(found.counts)))
         raise InputError(

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from robustjax import _checks, influence
@@ -35,7 +37,7 @@ class NIPOptions:
     direction: Literal["gradient", "random"] = "gradient"
     form: Literal["universal", "per_sample"] = "universal"
     num_steps: int = 1
-    size: float | Sequence[float] = 0.001
+    size: float | Array | Sequence[float | Array] = 0.001
     gap_closing: bool = False
     policy: Policy = "candidates"
     rule: Rule = "proto"
@@ -48,14 +50,17 @@ class NIPOptions:
     chunk_size: int = 250
 
     def __post_init__(self):
-        if isinstance(self.size, (list, tuple)):
-            object.__setattr__(self, "size", tuple(self.size))
-        elif isinstance(self.size, np.floating):
-            object.__setattr__(self, "size", float(self.size))
+        object.__setattr__(self, "size", _as_sizes(self.size))
         for name, choices in _CHOICES.items():
             _checks.one_of(choices, **{name: getattr(self, name)})
         if not isinstance(self.layer, str):
             raise InputError(f"`layer` must be a layer's path, got {self.layer!r}.")
+        for name in ("measure", "output"):
+            if not callable(getattr(self, name)):
+                raise InputError(
+                    f"`{name}` must be a function of robustjax.influence or the like, "
+                    f"got {getattr(self, name)!r}."
+                )
         _checks.non_negative(
             front_weight=self.front_weight,
             tail_weight=self.tail_weight,
@@ -69,13 +74,20 @@ class NIPOptions:
         self._check_together()
 
     @property
-    def sizes(self) -> tuple[float, ...]:
+    def sizes(self) -> tuple[float | Array, ...]:
         """The sizes tried, ascending."""
         return self.size if isinstance(self.size, tuple) else (self.size,)  # pyright: ignore
 
+    @property
+    def chooses_by_neurons(self) -> bool:
+        """Whether candidates compete by their front and tail neurons."""
+        return self.policy == "candidates" and self.rule == "proto"
+
     def _check_sizes(self) -> None:
-        valid = [isinstance(s, (int, float)) and 0 <= s < math.inf for s in self.sizes]
-        if not valid or not all(valid) or list(self.sizes) != sorted(set(self.sizes)):
+        known = [s for s in self.sizes if _checks.is_concrete(s)]
+        valid = [isinstance(s, (int, float)) and 0 <= s < math.inf for s in known]
+        valid += [np.ndim(s) == 0 for s in self.sizes if not _checks.is_concrete(s)]
+        if not valid or not all(valid) or known != sorted(set(known)):
             raise InputError(
                 "`size` must be a root mean square on the scale of pixels such as "
                 f"0.05, or several ascending ones, got {self.size!r}."
@@ -92,6 +104,11 @@ class NIPOptions:
             raise InputError(
                 '`form` "per_sample" is of images of unknown class; a dictionary has '
                 'the directions of benign images: set form="universal".'
+            )
+        if self.top is not None and self.policy != "candidates":
+            raise InputError(
+                f'`top` {self.top} is of the policy "candidates", got '
+                f'"{self.policy}": leave it out.'
             )
         fixed = len(self.sizes) > 1 or self.num_steps > 1
         if self.gap_closing and (fixed or self.policy == "dictionary"):
@@ -112,6 +129,21 @@ class NIPOptions:
                 'among them: policy "candidates" with a rule that chooses, or '
                 '"dictionary".'
             )
+
+
+def _as_sizes(size: Any) -> Any:
+    """Numbers of any kind as Python's, which can be hashed; tracers as they are."""
+    several = isinstance(size, (list, tuple)) or np.ndim(size) == 1
+    return tuple(map(_as_number, size)) if several else _as_number(size)
+
+
+def _as_number(size: Any) -> Any:
+    if not isinstance(size, (np.generic, np.ndarray, jax.Array)):
+        return size
+    real = jnp.issubdtype(size.dtype, jnp.floating)
+    real = real or jnp.issubdtype(size.dtype, jnp.integer)
+    known = _checks.is_concrete(size) and real and np.ndim(size) == 0
+    return np.asarray(size).item() if known else size
 
 
 _CHOICES = dict(

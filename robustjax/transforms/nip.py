@@ -42,7 +42,7 @@ def nip(
     direction: Literal["gradient", "random"] = "gradient",
     form: Literal["universal", "per_sample"] = "universal",
     num_steps: int = 1,
-    size: float | Sequence[float] = 0.001,
+    size: float | Array | Sequence[float | Array] = 0.001,
     gap_closing: bool = False,
     policy: Policy = "candidates",
     rule: Rule = "proto",
@@ -88,7 +88,7 @@ def nip(
       size: Root mean square of the step on the scale of pixels: 0.001 (the script for
         CIFAR-10) to 0.008 (for 224 x 224); far too small against attacks with a full
         budget. Of several, each image takes the smallest from which on the answer's
-        class stays as it is.
+        class stays as it is. Traced ones pass, for `vmap` over sizes.
       gap_closing: The step that brings S_c to its mean over benign images of class c to
         first order, within [0, size].
       policy: "candidates" moves towards every class and chooses by `rule`; "predicted"
@@ -116,9 +116,9 @@ def nip(
 
     Raises:
       InputError: an argument is out of range or does not go with another; from `fit`,
-        there is no such layer, a set is larger than it, or a class has no image that is
-        classified correctly; from `apply`, the state is of another model, or pixels
-        are outside [0, 1].
+        there is no such layer, a set is larger than it, both sets that `rule` compares
+        are empty, or a class has no image that is classified correctly; from `apply`,
+        the state is of another model or other images, or pixels are outside [0, 1].
 
     Example:
       >>> from robustjax.types import ModelOutput
@@ -207,12 +207,16 @@ def check_state(
         raise InputError(
             f"`state` must be what nip's `fit` returned, got {type(state).__name__}."
         )
+    if state.directions.shape[1:] != x.shape[1:]:  # before the model sees them
+        raise InputError(
+            f"`state` belongs to images {state.directions.shape[1:]}, got `x` of "
+            f"{x.shape[1:]}. Fit it again."
+        )
     layer = influence.activations(model_fn, x, options.layer).shape[1:]
     num_classes = jax.eval_shape(lambda z: model_fn(z).logits, x).shape[1]
-    known = (len(state.masks), state.masks.shape[1:], state.directions.shape[1:])
-    if known != (num_classes, layer, x.shape[1:]):
+    known = (len(state.masks), state.masks.shape[1:])
+    if known != (num_classes, layer):
         raise InputError(
-            f"`state` belongs to another model: it knows {known[0]} classes, "
-            f"{known[1]} neurons and images {known[2]}; this one has {num_classes}, "
-            f"{layer} and {x.shape[1:]}. Fit it again."
+            f"`state` belongs to another model: it knows {known[0]} classes and "
+            f"{known[1]} neurons; this one has {num_classes} and {layer}. Fit it again."
         )

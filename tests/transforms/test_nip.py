@@ -442,6 +442,32 @@ def test_sizes_come_as_numbers_of_any_kind():
     assert NIPOptions(size=[0.1, 0.2]).sizes == (0.1, 0.2)
     assert NIPOptions(size=np.float32(0.5)).sizes == (0.5,)
     hash(NIPOptions(size=[0.1, 0.2]))
+    for one in (jnp.float32(0.5), np.array(0.5), jnp.array([0.5]), np.array([0.5])):
+        assert NIPOptions(size=one).sizes == (0.5,)
+    two = (np.float32(0.25), jnp.float32(0.5))
+    for several in (two, np.array(two), jnp.array(two)):
+        assert NIPOptions(size=several).sizes == (0.25, 0.5)
+        hash(NIPOptions(size=several))
+
+
+@pytest.mark.parametrize("net", ["linen"], indirect=True)
+@pytest.mark.parametrize("form", FORMS)
+def test_sizes_are_mapped_over(net, form):
+    model_fn, _, batch = net
+    whole = dict(layer="hidden", front=np.int64(3), tail=np.int32(2), form=form)
+    sizes = jnp.array([0.02, 0.1])
+
+    def answer(size):
+        defense = nip(**whole, size=size)
+        state = defense.fit(new_key(), model_fn, batch)
+        return defense.apply(state, new_key(), model_fn, batch.x)
+
+    one_by_one = jnp.stack([answer(float(size)) for size in sizes])
+    got = jax.jit(jax.vmap(answer))(sizes)
+    np.testing.assert_allclose(got, one_by_one, rtol=1e-4, atol=1e-5)
+    ends = jax.jit(lambda s: answer((s[0], s[1])))(sizes)
+    expected = answer(tuple(sizes.tolist()))
+    np.testing.assert_allclose(ends, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -509,7 +535,10 @@ def test_packed_candidates_settle_on_the_size_of_the_likely_ones(rule):
         a = a + (taps or {}).get("hidden", 0)
         return ModelOutput(a @ second - middle[None], {"hidden": a}, {})
 
-    x, middle = jax.random.uniform(jax.random.key(2), (300, SIDE, SIDE, 1)), jnp.zeros(6)
+    x, middle = (
+        jax.random.uniform(jax.random.key(2), (300, SIDE, SIDE, 1)),
+        jnp.zeros(6),
+    )
     middle = model_fn(x).logits.mean(axis=0)  # of every class there are some
     batch = Batch(x, model_fn(x).logits.argmax(axis=1))
     options = dict(layer="hidden", front=2, tail=2, size=(0.02, 0.05, 0.1, 0.2))
@@ -542,6 +571,21 @@ def test_bad_input_says_so(net):
     apply = nip(**SMALL).apply
     with pytest.raises(InputError, match=r"pixels in \[0, 1\]"):
         apply(state, new_key(), model_fn, batch.x + 1)
+    with pytest.raises(InputError, match=r"`layer` names 'hiden'"):
+        fit(layer="hiden")
+    with pytest.raises(InputError, match="`batch` has no images"):
+        nip(**SMALL).fit(new_key(), model_fn, Batch(batch.x[:0], batch.y[:0]))
+    one_hot = jax.nn.one_hot(batch.y, CLASSES)
+    with pytest.raises(InputError, match=r"`y` must be integer labels \[60\].*argmax"):
+        nip(**SMALL).fit(new_key(), model_fn, Batch(batch.x, one_hot))
+    larger = jnp.zeros((2, SIDE + 2, SIDE + 2, 1))
+    with pytest.raises(InputError, match=r"`state` belongs to images \(4, 4, 1\)"):
+        apply(state, new_key(), model_fn, larger)
+    for few in (dict(front=0, tail=0), dict(front=0.05, tail=0)):
+        with pytest.raises(InputError, match="`front` and `tail` must leave some"):
+            fit(**few)
+        plain = dict(class_weight=1.0, front_weight=0.0, tail_weight=0.0)
+        fit(**few, **plain, rule="gain")
     wide = models.from_linen(models.small_cnn())
     images = jnp.zeros((2, SIDE, SIDE, 1))
     other = models.model_fn(wide, *wide.init(new_key(), images))
@@ -568,6 +612,12 @@ def test_bad_input_says_so(net):
         (dict(top=0), "`top`"),
         (dict(front_weight=-1.0), "`front_weight`"),
         (dict(layer=3), "`layer`"),
+        (dict(size=jnp.ones((2, 2))), "`size`"),
+        (dict(size=np.array([0.2, 0.1])), "ascending"),
+        (dict(size=jnp.float32(-1)), "`size`"),
+        (dict(measure="gradient"), "`measure` must be a function.*'gradient'"),
+        (dict(output="logit"), "`output` must be a function.*'logit'"),
+        (dict(top=2, policy="dictionary"), '`top` 2 is of the policy "candidates"'),
     ],
 )
 def test_bad_options_say_so(options, message):
