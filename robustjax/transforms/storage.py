@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from robustjax._checks import InputError
 from robustjax.types import PyTree
 
-_MODEL = "model"
+_MODEL, _DTYPES = "model", "dtypes"  # names of leaves begin with "." or "["
 
 
 def save_state(path: str | Path, state: PyTree, weights: PyTree) -> None:
@@ -42,7 +43,12 @@ def save_state(path: str | Path, state: PyTree, weights: PyTree) -> None:
         for where, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
     content = io.BytesIO()
+    # Of bfloat16 and the like NumPy's format keeps the bits, but not the name.
+    foreign = {name: str(a.dtype) for name, a in arrays.items() if a.dtype.kind == "V"}
+    for name in foreign:
+        arrays[name] = arrays[name].view(f"u{arrays[name].dtype.itemsize}")
     arrays[_MODEL] = np.asarray(digest(weights))
+    arrays[_DTYPES] = np.asarray(json.dumps(foreign))
     np.savez(content, **arrays)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
@@ -73,9 +79,12 @@ def load_state(path: str | Path, like: PyTree, weights: PyTree) -> PyTree:
         with np.load(path) as found:
             arrays = dict(found)
         model = str(arrays.pop(_MODEL))
+        # Older files have none.
+        for name, dtype in json.loads(str(arrays.pop(_DTYPES, "{}"))).items():
+            arrays[name] = arrays[name].view(jax.numpy.dtype(dtype))
     except FileNotFoundError as error:
         raise InputError(f"There is no state {path}: fit the defense.") from error
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"The state {path} cannot be read: {error}.") from error
     if model != digest(weights):
         raise InputError(
