@@ -29,7 +29,7 @@ def noise_voting(*, size: float = 0.05, num_votes: int = 16) -> Defense:
       num_votes: How many copies; the logits are the log of their mean probabilities.
 
     Raises:
-      InputError: an argument is out of range.
+      InputError: an argument is out of range; from `apply`, pixels are outside [0, 1].
 
     Example:
       >>> noise_voting(num_votes=4).random
@@ -51,7 +51,7 @@ def hedge(*, size: float = 8 / 255, num_steps: int = 20) -> Defense:
       num_steps: Steps of 2.5 size / num_steps.
 
     Raises:
-      InputError: an argument is out of range.
+      InputError: an argument is out of range; from `apply`, pixels are outside [0, 1].
 
     Example:
       >>> hedge().random
@@ -73,7 +73,7 @@ def anti_adversary(*, size: float = 8 / 255, num_steps: int = 2) -> Defense:
       num_steps: Steps of 2.5 size / num_steps.
 
     Raises:
-      InputError: an argument is out of range.
+      InputError: an argument is out of range; from `apply`, pixels are outside [0, 1].
 
     Example:
       >>> anti_adversary().random
@@ -145,7 +145,8 @@ def nearest_neighbor(
         stays the same.
 
     Raises:
-      InputError: an argument is out of range; from `fit`, a class has no image.
+      InputError: an argument is out of range; from `fit`, a class has no image; from
+        `apply`, the state is of another model, or pixels are outside [0, 1].
 
     Example:
       >>> x = jnp.array([0.0, 1.0]).reshape(2, 1, 1, 1)
@@ -172,6 +173,7 @@ class _NoiseVoting:
 
     def __call__(self, state: PyTree, key: Key, model_fn: ModelFn, x: Array) -> Array:
         del state
+        _nip_fit.check_images(x)
         keys = _random.per_image_keys(key, x.shape[0])
 
         def vote(number: Array) -> Array:
@@ -191,6 +193,7 @@ class _Pushed:
 
     def __call__(self, state: PyTree, key: Key, model_fn: ModelFn, x: Array) -> Array:
         del state, key
+        _nip_fit.check_images(x)
         clean = model_fn(x).logits
         label = clean.argmax(axis=1)
 
@@ -226,7 +229,7 @@ class _FitNeighbors:
     def __call__(self, key: Key, model_fn: ModelFn, batch: Batch) -> Neighbors:
         del key
         _nip_fit.check_images(batch.x)
-        _checks.same_batch(x=batch.x, y=batch.y)
+        _checks.class_labels(x=batch.x, y=batch.y)
         _checks.label_range(batch.y, self.num_classes)
         if _checks.is_concrete(batch.y):
             counts = jnp.bincount(batch.y, length=self.num_classes)
@@ -256,6 +259,12 @@ class _Nearest:
         self, state: Neighbors, key: Key, model_fn: ModelFn, x: Array
     ) -> Array:
         del key
+        _nip_fit.check_images(x)
+        if not isinstance(state, Neighbors):
+            raise InputError(
+                "`state` must be what nearest_neighbor's `fit` returned, got "
+                f"{type(state).__name__}."
+            )
         keys = _keys(self.layer, model_fn, x)
         if keys.shape[1] != state.keys.shape[1]:
             raise InputError(

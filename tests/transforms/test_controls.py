@@ -118,6 +118,27 @@ def test_bad_input_says_so():
     for name in ("hedge", "anti_adversary", "noise_voting"):
         with pytest.raises(InputError, match="`size`"):
             getattr(transforms, name)(size=-1.0)
+    with pytest.raises(InputError, match="what nearest_neighbor's `fit` returned"):
+        transforms.nearest_neighbor(num_classes=3).apply((), key(), model_fn, X)
+    with pytest.raises(InputError, match="`front` and `tail` must leave some"):
+        transforms.nearest_class_mean(front=0, tail=0).fit(
+            key(), model_fn, right_answers()
+        )
+
+
+@pytest.mark.parametrize(
+    "name", ["hedge", "anti_adversary", "noise_voting", "nearest_neighbor"]
+)
+def test_what_are_no_images_says_so(name):
+    classes = dict(num_classes=3) if name == "nearest_neighbor" else {}
+    defense = getattr(transforms, name)(**classes)
+    state = defense.fit(key(), model_fn, BENIGN)
+    apply = lambda x: defense.apply(state, key(), model_fn, x)
+    with pytest.raises(InputError, match=r"pixels in \[0, 1\], got .* to 255"):
+        apply(255 * jnp.round(X))
+    with pytest.raises(InputError, match="got dtype uint8"):
+        apply(jnp.ones(X.shape, jnp.uint8))
+    assert jax.jit(apply)(X).shape == (5, 3)
 
 
 def test_a_state_on_disk_is_the_state(tmp_path):
@@ -131,6 +152,31 @@ def test_a_state_on_disk_is_the_state(tmp_path):
     assert jax.tree.structure(found) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, found, state)
     assert os.listdir(path.parent) == ["state.npz"]
+
+
+def test_half_precision_keeps_its_name_on_disk(tmp_path):
+    path = tmp_path / "state.npz"
+    state = {"a": jnp.arange(3, dtype=jnp.bfloat16) / 3, "b": (jnp.bfloat16(2), X)}
+    save_state(path, state, WEIGHTS)
+    found = load_state(path, state, WEIGHTS)
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+    assert [leaf.dtype for leaf in jax.tree.leaves(found)] == [
+        leaf.dtype for leaf in jax.tree.leaves(state)
+    ]
+    wide = jax.tree.map(lambda a: a.astype(jnp.float16), state)
+    with pytest.raises(InputError, match="of another defense"):
+        load_state(path, wide, WEIGHTS)
+
+
+def test_files_without_names_of_dtypes_are_read(tmp_path):
+    path, state = tmp_path / "state.npz", {"a": np.arange(3), "b": np.ones(2)}
+    save_state(path, state, WEIGHTS)
+    with np.load(path) as found:
+        older = {name: a for name, a in found.items() if name != "dtypes"}
+    assert len(older) == 3
+    np.savez(path, **older)
+    found = load_state(path, state, WEIGHTS)
+    np.testing.assert_array_equal(found["a"], state["a"])
 
 
 def test_states_of_others_say_so(tmp_path):
