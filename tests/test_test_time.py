@@ -28,14 +28,8 @@ EVALUATION = {
 
 
 def built(block, directory=None, **rest):
-    config = ml_collections.ConfigDict(
-        {
-            "transform": block,
-            "data": {"augment": {}},
-            "evaluation": {"draws": 6},
-            **rest,
-        }
-    )
+    given = {"data": {"augment": {}}, "evaluation": {"draws": 6}, **rest}
+    config = ml_collections.ConfigDict({"transform": block, **given})
     weights = trained.small_net()
     return build.build_classifier(config, SPLITS, *weights, directory=directory)
 
@@ -80,6 +74,16 @@ def test_a_random_defense_is_judged_by_other_draws_than_attacks_see():
     source = classifier.source(X)
     assert source.shape[-2:] == (20, 10)
     assert np.abs(source[:1] - draws[:1]).max() > 1e-3
+
+
+def test_front_and_tail_of_a_report_are_by_influence():
+    drawn = built(CONTROLS["random sets, proto"])
+    by_influence, shown = built(NIP).neurons, drawn.neurons
+    np.testing.assert_array_equal(shown["masks"], by_influence["masks"])
+    own = drawn._fitted.state(drawn._transform).masks
+    assert (own != shown["masks"]).any()
+    fitted = built(NIP)._fitted
+    np.testing.assert_array_equal(by_influence["masks"], fitted.state(NIP).masks)
 
 
 def test_views_share_what_was_learnt(monkeypatch):
@@ -143,6 +147,19 @@ def test_the_block_says_how_many_benign_images():
 def test_a_wrong_block_says_so(block, message):
     with pytest.raises(InputError, match=message):
         built(block).logits_fn(X)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("flaten", r"`evaluation\.influence_maps` names 'flaten'.*flatten"),
+        ("flatten", r"`evaluation\.influence_maps` 'flatten' must have outputs"),
+    ],
+)
+def test_a_layer_without_maps_is_found_before_any_attack(layer, message):
+    classifier = built(NIP, evaluation={"draws": 6, "influence_maps": layer})
+    with pytest.raises(InputError, match=message):
+        build.check_layer(classifier, SPLITS.test, None)
 
 
 def test_heads_have_no_place_behind_it():

@@ -85,14 +85,21 @@ def diagnostics(
 
 
 def check_layer(classifier: Classifier, test: data.Dataset, layer: str | None) -> None:
-    """Says before any attack that a layer has no maps.
+    """Says before any attack that a layer whose maps will be shown has none.
+
+    Args:
+      classifier: That of the run, with its `evaluation.influence_maps`.
+      test: What it will be evaluated on.
+      layer: Of `diagnostics`.
 
     Raises:
       InputError: there is no such layer, or its outputs have no places.
     """
-    if layer is not None:
-        image = data.as_float(jnp.asarray(test.images[:1]))
-        check_places(classifier.model_fn, image, layer)
+    image = data.as_float(jnp.asarray(test.images[:1]))
+    for name, shown in (("layer", layer), ("influence_maps", classifier.maps_of)):
+        if shown:
+            argument = f"evaluation.{name}"
+            check_places(classifier.model_fn, image, shown, argument=argument)
 
 
 def features_fn(classifier: Classifier) -> Any:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from robustjax import data, models, transforms
+from robustjax import data, influence, models, transforms
 from robustjax._checks import InputError, positive_int
 from robustjax.attacks import expectation
 from robustjax.config import names
@@ -112,14 +112,23 @@ class FittedDefenses:
         return self._states[text]
 
     def neurons(self, block: Block) -> dict[str, Any] | None:
-        """What `evaluation.neuron_shifts` needs, where the defense knows neurons."""
+        """What `evaluation.neuron_shifts` needs, where the defense knows neurons.
+
+        The sets are those of the influence, also where the defense itself has random
+        ones: what is shown as front and tail is always what the words mean.
+        """
         state = self.state(block) if is_test_time(block) else None
         if not isinstance(state, transforms.NIPState):
             return None
+        sets = ("layer", "front", "tail", "tail_order")
+        own = transforms.NIPOptions(**{k: block[k] for k in sets if k in block})
+        masks = influence.front_and_tail(
+            state.influence, own.front, own.tail, tail_order=own.tail_order
+        )
         return dict(
             model_fn=self._model_fn,
-            layer=block.get("layer", "flatten"),
-            masks=state.masks,
+            layer=own.layer,
+            masks=masks,
             class_influence=state.influence,
             deviation=state.deviation,
         )

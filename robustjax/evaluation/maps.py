@@ -24,10 +24,13 @@ def influence_maps(model_fn: ModelFn, x: Array, y: Array, *, layer: str) -> np.n
     return np.asarray(jnp.abs(found).sum(axis=-1))
 
 
-def check_places(model_fn: ModelFn, x: Array, layer: str) -> None:
-    """Raises unless a layer has outputs [B, h, w, C]."""
-    shape = influence.activations(model_fn, x, layer).shape
+def check_places(
+    model_fn: ModelFn, x: Array, layer: str, *, argument: str = "layer"
+) -> None:
+    """Raises unless a layer, the value of `argument`, has outputs [B, h, w, C]."""
+    shape = influence.activations(model_fn, x, layer, argument=argument).shape
     if len(shape) != 4:
         raise InputError(
-            f"`layer` {layer!r} must have outputs [B, h, w, C] for a map, got {shape}."
+            f"`{argument}` {layer!r} must have outputs [B, h, w, C] for a map, got "
+            f"{shape}."
         )
