@@ -183,6 +183,61 @@ def test_attacks_look_into_restored_runs(runs, own):
     assert named.parameters["attack"]["pairing"]["attention"] == 1.0
 
 
+def judged(workdir, layer):
+    config = build.read_config(workdir)
+    config.evaluation.layer = layer
+    return build.restore(workdir, MESH, config=config)
+
+
+def adaptive(views, another, gray):
+    """The A6 rows of the suite by their labels."""
+    evaluated = block(gray=gray, adaptive_restarts=1)
+    evaluated["layer"] = views.paired_layers[0]
+    suite = build.build_suite("at_alp_adaptive", evaluated, another, views)
+    return {a.name: a for a in suite if a.name.startswith("A6")}
+
+
+def test_a_surrogate_that_pairs_nothing_compares_as_the_judged_run(runs, own):
+    """Gray-2: the same network, trained without any defense."""
+    paired, source = judged(runs / "own", "relu1_1"), str(runs / "gray")
+    another = build.another_run(MESH, paired)
+    found = adaptive(paired.classifier, another, source)
+    assert {f"A6 gray, A{i}" for i in range(1, 6)} == set(found)
+    climb = dict(name="pgd", threat=LINF, step_size=0.02, num_steps=2)
+    x, y = first(own.run.splits.test, 4)
+
+    def attacked(**more):
+        attack = dict(climb, pairing=dict(attention=5.0) | more)
+        given = dict(name="transfer", attack=attack, sources=[[source]], access="gray")
+        named = build.build_attack(given, another, paired.classifier)
+        return jax.jit(named.attack)(jax.random.key(0), own.logits_fn, x, y)
+
+    np.testing.assert_array_equal(attacked(), attacked(layers=("relu1_1",)))
+    assert (np.abs(attacked() - attacked(attention=0.0)) > 1e-3).any()
+
+
+def test_a_surrogate_without_the_layers_stays_out_of_rows_that_look_at_them(
+    runs, tmp_path
+):
+    trained(tiny(3, model=dict(SMALL, stages=((4,), (4,)))), tmp_path / "deep")
+    deep, source = judged(tmp_path / "deep", "relu2_1"), str(runs / "gray")
+    another = build.another_run(MESH, deep)
+    both = adaptive(deep.classifier, another, f"{source},{tmp_path / 'deep'}")
+    labels = [f"A6 gray, A{i}" for i in (1, 2, 3, 4, 5)]
+    labels[1] += f" without {source}"
+    labels[3] += f" without {source}"
+    assert list(both) == labels
+    alone = adaptive(deep.classifier, another, source)
+    assert list(alone) == ["A6 gray, A1", "A6 gray, A3", "A6 gray, A5"]
+    climb = dict(name="bim", threat=LINF, step_size=0.02, num_steps=1)
+    block = dict(climb, pairing=dict(attention=1.0))
+    given = dict(name="transfer", attack=block, sources=[[source]], access="gray")
+    with pytest.raises(InputError, match=f"`source` {source} has no `layers`") as error:
+        build.build_attack(given, another, deep.classifier)
+    assert "relu2_1" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 # --- by access and surrogate ---------------------------------------------------------
 
 
