@@ -1,7 +1,6 @@
 """What is looked at beside a run: surrogates, other models, key areas, step grids."""
 
 import dataclasses
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -43,7 +42,7 @@ def own(runs):
 
 
 def model_of(source):
-    return build.restore(Path(source), MESH).classifier.model_fn
+    return build.another_run(MESH).model_fn(source)
 
 
 def block(**more):
@@ -98,6 +97,21 @@ def test_every_model_sees_clean_gray_box_and_white_box_images(runs, own):
     assert {row["model"] for row in alone["rows"]} == {"this"}
 
 
+def test_models_are_written_as_suites_write_them(runs, own):
+    test = own.run.splits.test
+    another = build.another_run(MESH, own)
+    plain, named = str(runs / "gray"), f"{runs / 'gray'}:model"
+    x = jnp.asarray(test.images[:2])
+    logits = another.model_fn(plain)(x).logits
+    np.testing.assert_array_equal(another.model_fn(named)(x).logits, logits)
+    evaluated = block(reference=named, gray=named, beside=named)
+    found = build.key_areas(evaluated, test, 4, own.classifier, another.model_fn)
+    assert found is not None
+    assert (list(found.beside), len(found.gray)) == (["gray:model"], 1)
+    with pytest.raises(InputError, match="'teacher'"):
+        another.model_fn(f"{plain}:teacher")
+
+
 def first(test, count):
     return jnp.asarray(test.images[:count]), jnp.asarray(test.labels[:count])
 
@@ -107,9 +121,14 @@ def test_areas_that_are_missing_are_counted(own, tmp_path):
     boxes = np.tile(np.float32([1, 1, 4, 4]), (10, 1))
     boxes[[2, 5, 6]] = np.nan
     np.savez(tmp_path / "boxes.npz", boxes=boxes)
-    found = looked_at(own, test, block(masks=str(tmp_path / "boxes.npz")))
-    assert "3 of 10 images have no area" in found["masks"]
-    assert {row["count"] for row in found["rows"] if row["map"] == "attention"} == {7}
+    masks = np.zeros((10, 8, 8), np.float32)  # [N, H, W], 0 and not NaN
+    masks[[0, 1, 3, 4, 7, 8, 9], 1:4, 1:4] = 1
+    np.savez(tmp_path / "masks.npz", masks=masks)
+    for name in ("boxes", "masks"):
+        found = looked_at(own, test, block(masks=str(tmp_path / f"{name}.npz")))
+        assert "3 of 10 images have no area" in found["masks"]
+        counts = {row["count"] for row in found["rows"] if row["map"] == "attention"}
+        assert counts == {7}
 
 
 def test_models_that_do_not_fit_are_refused_before_any_attack(runs, own):

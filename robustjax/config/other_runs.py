@@ -17,7 +17,7 @@ from robustjax.config.classifiers import Classifier
 from robustjax.config.inside import joint_guides
 from robustjax.config.networks import MODEL
 from robustjax.config.runs import Restored, Run, restore
-from robustjax.types import Attack, LogitsFn
+from robustjax.types import Attack, LogitsFn, ModelFn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,16 +115,26 @@ class OtherRuns:
         image = self._own.run.splits.test.images.shape[1:]
         return Jointly(self._classifier, sources, layers, image)
 
+    def model_fn(self, source: str) -> ModelFn:
+        """The network of a source, which may have other classes: who asks, checks.
+
+        Raises:
+          InputError: there is none.
+        """
+        if source not in self._known:
+            return self._read(source, check=False).model_fn
+        return self._known[source].model_fn
+
     def _classifier(self, source: str) -> Classifier:
         if source not in self._known:
-            self._known[source] = self._read(source)
+            self._known[source] = self._read(source, check=True)
         return self._known[source]
 
-    def _read(self, source: str) -> Classifier:
+    def _read(self, source: str, *, check: bool) -> Classifier:
         given, _, network = source.partition(":")
         if given:
             found = restore(Path(given), self._mesh, network=network or MODEL)
-            if self._own is not None:
+            if check and self._own is not None:
                 _check_same(source, found.run, self._own.run)
             return found.classifier
         if self._own is None:
