@@ -55,8 +55,10 @@ def at_alp_transfer(evaluation: Block) -> Blocks:
 
     `evaluation.gray` are runs of the same network, `evaluation.black` others, names of
     directories with commas between them. Every attack runs on each of them, in a row of
-    its own, and on all of an access jointly; per image the worst counts. White-box
-    accuracy above what these leave has failed, and `eval.py` says so.
+    its own: single steps, PGD of 50 on the cross-entropy and on the margin, momentum,
+    input diversity; the iterated ones on all of an access jointly too. Per image the
+    worst counts. White-box accuracy above what these leave has failed, and `eval.py`
+    says so.
     """
     if not _runs(evaluation, "gray") and not _runs(evaluation, "black"):
         raise InputError(
@@ -76,6 +78,10 @@ def at_alp_transfer(evaluation: Block) -> Blocks:
             joint: dict[str, Any] = dict(source=list(runs), access=access)
             label = f"{access}, all jointly"
             rows.append(best(evaluation, label, count=1, **joint))
+            rows += [
+                dict(_transferable(evaluation)[name], label=f"{label}, {name}", **joint)
+                for name in ("margin PGD-50", "momentum", "input diversity")
+            ]
     return rows
 
 
@@ -336,6 +342,7 @@ def _transferable(evaluation: Block) -> dict[str, dict[str, Any]]:
     iterated: dict[str, Any] = dict(threat=threat, num_steps=50, step_size=step)
     return {
         "PGD-50": dict(name="pgd", **iterated),
+        "margin PGD-50": dict(name="pgd", objective="margin", **iterated),
         "momentum": dict(name="mi_fgsm", threat=threat),
         "input diversity": dict(name="di_fgsm", threat=threat),
         "FGSM": dict(name="fgsm", threat=threat),
