@@ -78,7 +78,7 @@ def step_curves(
             if not stands.any():
                 break
             new, loss = sharding.to_host(run(restart, predict, batch, step_size))
-            broken = broken | new
+            broken = np.logical_or(broken, new)
             value = np.where(stands, np.maximum(value, loss), value)
         return broken, value
 
