@@ -571,6 +571,8 @@ def test_a_used_directory_is_left_as_it_was(command, refused, trained):
         ("--batch_size=0", "`batch_size`"),
         ("--curve=0.2,0.1", "--curve"),
         ("--curve=a", "--curve"),
+        ("--curve=0,2", "`--curve`: `eps` must lie in [0, 1]"),
+        ("--curve=0,1/0", "--curve"),
         ("--checkpoint=7", "No checkpoint of step 7"),
         ("--checkpoint=newest", "`checkpoint` must be best, last or a step"),
         ("--report=/dev/null/report", "Cannot write"),

@@ -267,11 +267,12 @@ def test_accuracies_by_surrogate_are_the_worst_of_its_attacks(own):
         correct = right.copy()
         correct[list(broken)] = False
         return SimpleNamespace(
-            **dict(name=name, correct=correct, counts=counts, seen=None),
+            **dict(name=name, correct=correct, counts=counts, seen=None, norm=None),
             parameters=parameters,
         )
 
     joint = dict(name="transfer", sources=[["runs/a", "runs/b"]])
+    far = dict(attack=dict(threat=dict(name="linf", eps=0.25)))
     result = SimpleNamespace(
         clean_correct=right,
         clean_seen=None,
@@ -283,7 +284,8 @@ def test_accuracies_by_surrogate_are_the_worst_of_its_attacks(own):
             attack("black", [], access="black", source="runs/c"),
             attack("three", [0], access="gray", source=["runs/a", "runs/b"]),
             attack("A6", [3], access="gray", name_="x", attacks=[dict(attack=joint)]),
-            attack("far", [0, 1, 2, 3], False, access="black", source="runs/c"),
+            attack("nowhere", [0], False, access="black", source="runs/c"),
+            attack("far", [0, 1, 2], False, access="black", source="runs/c", **far),
         ],
     )
     found = evaluation.surrogate_accuracies(result)
@@ -295,9 +297,14 @@ def test_accuracies_by_surrogate_are_the_worst_of_its_attacks(own):
         ("gray", "runs/a", 0.25, "two"),
         ("gray", jointly, 0.5, "three"),
         ("black", "runs/c", 1.0, "black"),
+        ("black", "runs/c", 0.25, "far"),
     ]
-    table = access_cells(dict(white=0.25, gray=0.0, black=1.0), found)
-    assert len(table) == 1 + 3 + 3
+    assert [row.get("at") for row in found] == [None] * 3 + ["linf 0.25"]
+    elsewhere = {"linf 0.25": dict(white=0.0, black=0.25)}
+    table = access_cells(dict(white=0.25, gray=0.0, black=1.0), found, elsewhere)
+    assert len(table) == 1 + 3 + 3 + 2 + 1
+    assert table[-1] == ("", "runs/c", "1", "25.00%", "far")
+    assert ("white-box at linf 0.25 (not counted)", "all", "", "0.00%", "") in table
     assert ("white-box", "all", "", "25.00%", "") in table
     assert ("", jointly, "2", "50.00%", "three") in table
 

@@ -19,7 +19,7 @@ def pgd_minimal(
     threat: Threat,
     *,
     num_steps: int = 20,
-    search_steps: int = 8,
+    search_steps: int = 16,
     objective: Objective = cross_entropy,
 ) -> Attack:
     """Per image, PGD from x at the smallest radius that bisection finds.
@@ -30,7 +30,8 @@ def pgd_minimal(
     Args:
       threat: Norm and box; `eps` is the largest radius, tried first.
       num_steps: Of each attack.
-      search_steps: Halvings of [0, eps] after that.
+      search_steps: Halvings of [0, eps] after that. After few of them the point is as
+        far behind the boundary as eps / 2**search_steps, out of reach of small nudges.
       objective: What is climbed.
 
     Returns:

@@ -1,5 +1,6 @@
 """What `eval.py` looks at beside attacks: steps and a curve."""
 
+import fractions
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ from robustjax._checks import InputError, positive_int
 from robustjax.config.attack_blocks import build_threat
 from robustjax.config.blocks import Block
 from robustjax.config.classifiers import Classifier
-from robustjax.evaluation.limits import has_constant_solution
 
 _SHARES = (4, 8, 16, 32, 64)  # of eps, the step sizes of a grid
 
@@ -49,6 +49,8 @@ def step_curves(
         return evaluation.step_curves(*given, num_restarts=restarts, **options)
 
     found = curves([eps / share for share in _SHARES], grid)
+    labels = test.labels[: found["num_examples"]]
+    found["limit"] = evaluation.limit_at(dict(block["threat"]), eps, labels)
     if most:
         left = [worst[-1] for worst in found["worst"]]
         found["best"] = curves([found["step_sizes"][int(np.argmin(left))]], most)
@@ -73,27 +75,32 @@ def as_curve(
       correct: From `evaluation.robustness_curve`.
       labels: Of the images.
     """
-    curve: dict[str, Any] = dict(eps=radii, accuracy=correct.mean(axis=1).tolist())
-    threat, prior = dict(block["threat"]), evaluation.class_prior(labels)
-    at = lambda eps: has_constant_solution({"threat": threat | dict(eps=eps)})
-    limits = [prior if at(eps) else None for eps in radii]
-    return curve | (dict(limit=limits) if any(map(at, radii)) else {})
+    curve = dict(eps=radii, accuracy=correct.mean(axis=1).tolist())
+    return curve | evaluation.curve_limits(dict(block["threat"]), radii, labels)
 
 
-def as_radii(given: Sequence[str]) -> list[float]:
-    """The flag `--curve`.
+def as_radii(given: Sequence[str], block: Block) -> list[float]:
+    """The flag `--curve`, numbers and fractions such as 8/255.
+
+    Args:
+      given: As on the command line.
+      block: `config.evaluation`, whose threat says which radii there are.
 
     Raises:
-      InputError: it does not hold ascending radii.
+      InputError: it does not hold ascending radii, or one that there is not.
     """
     try:
-        radii = [float(eps) for eps in given]
-    except ValueError:
+        radii = [float(fractions.Fraction(eps)) for eps in given]
+    except (ValueError, ZeroDivisionError):
         radii = []
     if not radii or radii[0] < 0 or sorted(set(radii)) != radii:
         raise InputError(
             f"`--curve` must be ascending radii as in 0,0.05, got {given}."
         )
+    try:
+        build_threat(dict(block["threat"]) | dict(eps=radii[-1]))
+    except InputError as error:
+        raise InputError(f"`--curve`: {error}") from error
     return radii
 
 

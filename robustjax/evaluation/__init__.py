@@ -45,7 +45,9 @@ from robustjax.evaluation.limits import InconsistentError as InconsistentError
 from robustjax.evaluation.limits import above_limit as above_limit
 from robustjax.evaluation.limits import by_access as by_access
 from robustjax.evaluation.limits import class_prior as class_prior
+from robustjax.evaluation.limits import curve_limits as curve_limits
 from robustjax.evaluation.limits import inconsistencies as inconsistencies
+from robustjax.evaluation.limits import limit_at as limit_at
 from robustjax.evaluation.maps import influence_maps as influence_maps
 from robustjax.evaluation.minimum_norm import accuracy_at as accuracy_at
 from robustjax.evaluation.minimum_norm import minimum_norms as minimum_norms

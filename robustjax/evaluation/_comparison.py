@@ -131,11 +131,16 @@ def _sentence(pair: Mapping[str, Any]) -> str:
 def accuracy_cells(comparison: Mapping[str, Any]) -> Cells:
     """A row for each attack, a column for each model."""
     models = comparison["models"]
-    cells: Cells = [("row", *(model["name"] for model in models))]
+    limits = comparison.get("limits") or {}
+    last = ("limit of any classifier",) if limits else ()
+    cells: Cells = [("row", *(model["name"] for model in models), *last)]
     for name in comparison["rows"]:
-        cells.append((name, *(_accuracy(model["rows"][name]) for model in models)))
+        if limits:
+            last = (percent(limits[name]) if name in limits else "",)
+        found = (_accuracy(model["rows"][name]) for model in models)
+        cells.append((name, *found, *last))
     own = (_accuracy(model["own_worst_case"]) for model in models)
-    return [*cells, ("worst case of its own suite", *own)]
+    return [*cells, ("worst case of its own suite", *own, *("" for _ in last))]
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:

@@ -131,8 +131,9 @@ def _accuracy(content: Mapping[str, Any]) -> Section:
                 "votes."
             )
         )
-    if len(content.get("access") or ()) > 1:
-        cells: Cells = access_cells(content["access"], content.get("surrogates") or ())
+    access, elsewhere = (content.get(n) or {} for n in ("access", "access_elsewhere"))
+    if len(access) > 1 or elsewhere:
+        cells: Cells = access_cells(access, content.get("surrogates") or (), elsewhere)
         blocks += [
             Text(
                 "White-box attackers have the weights, gray-box ones all but these, "
@@ -234,7 +235,8 @@ def _pictured(content: Mapping[str, Any]) -> list[Section]:
         pairs = zip(one["restarts"], one["accuracy"], strict=True)
         cells += [(str(count), percent(value)) for count, value in pairs]
         table = Table("Accuracy after so many restarts", cells)
-        found.append(Section("Restarts", [Image("restarts"), table]))
+        about = _sections.limit_blocks(one)
+        found.append(Section("Restarts", [*about, Image("restarts"), table]))
     if content.get("paths"):
         words = (
             "The objective at the iterates of the attacks' own runs: median and the "

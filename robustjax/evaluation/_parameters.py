@@ -59,6 +59,21 @@ def threat_block(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
+def common_threat(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The threat of an attack, or the one that all attacks inside it share.
+
+    Example:
+      >>> ball = {"name": "l2", "eps": 0.5}
+      >>> common_threat({"attacks": [{"threat": ball}, {"attack": {"threat": ball}}]})
+      {'name': 'l2', 'eps': 0.5}
+      >>> common_threat({"attacks": [{"threat": ball}, {"threat": ball | {"eps": 1}}]})
+    """
+    if parameters.get("threat") is not None:
+        return threat_block(parameters)
+    found = [common_threat(one) for one in inside(parameters, "attack", "attacks")]
+    return found[0] if found and all(one == found[0] for one in found) else None
+
+
 def inside(parameters: Mapping[str, Any], *names: str) -> list[Mapping[str, Any]]:
     """The attacks inside an attack, under these names; only what is a block.
 

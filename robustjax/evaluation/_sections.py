@@ -5,6 +5,7 @@ from typing import Any
 
 from robustjax.evaluation._blocks import Image, Section, Table, Text
 from robustjax.evaluation._blocks import aligned as aligned
+from robustjax.evaluation._verdict import percent
 
 Cells = list[tuple[str, ...]]
 
@@ -110,7 +111,19 @@ def steps_section(curves: Mapping[str, Any]) -> Section:
         "above had too few."
     )
     table = Table("Accuracy (and mean cross-entropy) by steps", cells)
-    return Section("Steps", [Text(words), table, Image("steps")])
+    about = [Text(words), *limit_blocks(curves)]
+    return Section("Steps", [*about, table, Image("steps")])
+
+
+def limit_blocks(found: Mapping[str, Any]) -> list[Text]:
+    """What no classifier exceeds at the radius of a table, if there is such a limit."""
+    if found.get("limit") is None:
+        return []
+    words = (
+        f"At this radius one grey image is within reach of all: no classifier exceeds "
+        f"{percent(found['limit'])}, whoever attacks it."
+    )
+    return [Text(words)]
 
 
 def surfaces_section(health: Mapping[str, Any]) -> Section:
@@ -129,17 +142,19 @@ def surfaces_section(health: Mapping[str, Any]) -> Section:
 def attention_section(attention: Mapping[str, Any]) -> Section:
     """Key areas."""
     names = ("key_mean", "key_share", "ratio")
-    cells: Cells = [("model", "images", "map", "n", *names)]
+    cells: Cells = [("model", "images", "map", "n", names[0], "m", *names[1:])]
     for row in attention["rows"]:
-        figures = [_with_half_width(row, name) for name in names]
+        mean, *shares = (_with_half_width(row, name) for name in names)
         about = (row["model"], row["images"], row["map"].replace("_", "-"))
-        cells.append((*about, str(row["count"]), *figures))
+        compared = row.get("compared", row["count"])
+        cells.append((*about, str(row["count"]), mean, str(compared), *shares))
     words = (
         f"Masks: {attention['masks']}. key_mean is the mean of the map, scaled to "
         "[0, 1] image by image, in the mask; key_share the part of the map that lies "
         "in it; ratio that over the mask's part of the image, 1 without localisation. "
-        "Means with half-widths of 95% intervals over all images with a mask, right "
-        "or wrong."
+        "Means with half-widths of 95% intervals: key_mean over all n images with a "
+        "mask, right or wrong, 0 where the map is; the others over the m of them on "
+        "which every model has such a map, clean and attacked."
     )
     table = Table("How much of each map lies in the key area", cells)
     pictures = (Image("attention"), Image("key_share"))

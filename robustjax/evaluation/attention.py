@@ -252,7 +252,9 @@ def attention_of_models(
 ) -> dict[str, Any]:
     """Key areas of several models on the same images, JSON-able but for `pictures`.
 
-    All images count, whether they are classified correctly or not.
+    All images with a mask count, whether they are classified correctly or not; for
+    `key_share` and `ratio` those of them on which all models have a map that is not 0,
+    clean and attacked, so that rows of a kind of map compare.
 
     Args:
       subjects: By the model's name.
@@ -262,16 +264,18 @@ def attention_of_models(
       batch_size: Images at a time.
 
     Returns:
-      `rows`: `model`, `images`, `map`, `count` of the images with a mask and a map, and
-      for `key_mean`, `key_share` and `ratio` their mean and the half-width of its 95%
-      interval over images; `shares`, the key_share of each image by (model, images,
-      map); `pictures`, maps and images of the first four for `attention.png`.
+      `rows`: `model`, `images`, `map`, `count` of the images with a mask, `compared` of
+      those whose shares count, and for `key_mean`, `key_share` and `ratio` their mean
+      and the half-width of its 95% interval over images; `shares`, the key_share of
+      each image by (model, images, map); `pictures`, maps and images of the first four
+      for `attention.png`.
 
     Raises:
       InputError: shapes do not fit, or a layer has no maps.
     """
     masks, labels = np.asarray(masks), np.asarray(labels)
-    rows, shares, pictures = [], [], {}
+    areas: dict[tuple[str, str, MapName], KeyArea] = {}
+    pictures = {}
     for model, subject in subjects.items():
         for name, images in subject.images.items():
             if images.shape[:3] != masks.shape:
@@ -281,11 +285,19 @@ def attention_of_models(
                 )
             for kind in maps:
                 found = _maps(kind, subject, images, labels, batch_size)
-                area = key_area(found, masks)
-                row = dict(model=model, images=name, map=kind)
-                shares.append(row | dict(values=_plain(area.share)))
-                rows.append(row | _figures(area))
+                areas[model, name, kind] = key_area(found, masks)
                 pictures[(model, name, kind)] = (np.asarray(images[:4]), found[:4])
+    compared = {
+        kind: np.all(
+            [np.isfinite(a.share) for w, a in areas.items() if w[2] == kind], 0
+        )
+        for kind in maps
+    }
+    rows, shares = [], []
+    for (model, name, kind), area in areas.items():
+        row = dict(model=model, images=name, map=kind)
+        shares.append(row | dict(values=_plain(area.share)))
+        rows.append(row | _figures(area, compared[kind]))
     return dict(num_examples=len(labels), rows=rows, shares=shares, pictures=pictures)
 
 
@@ -315,10 +327,16 @@ def _one_map(kind: MapName, layer: str, model_fn: ModelFn, x: Array, y: Array) -
     return grad_cam(model_fn, x, y, layer=layer)
 
 
-def _figures(area: KeyArea) -> dict[str, Any]:
-    kept = np.isfinite(area.mean) & np.isfinite(area.share)
-    figures: dict[str, Any] = dict(count=int(kept.sum()))
-    for name, values in zip(("key_mean", "key_share", "ratio"), area, strict=True):
+def _figures(area: KeyArea, compared: np.ndarray) -> dict[str, Any]:
+    masked = np.isfinite(area.mean)
+    figures: dict[str, Any] = dict(
+        count=int(masked.sum()), compared=int(compared.sum())
+    )
+    for name, values, kept in (
+        ("key_mean", area.mean, masked),
+        ("key_share", area.share, compared),
+        ("ratio", area.ratio, compared),
+    ):
         chosen = values[kept]
         figures[name] = float(chosen.mean()) if chosen.size else None
         half = 1.96 * chosen.std(ddof=1) / len(chosen) ** 0.5 if len(chosen) > 1 else 0

@@ -59,7 +59,8 @@ def compare(reports: Sequence[Path | str]) -> dict[str, Any]:
         `report/` inside. One with `seed_*` reports is a group of runs, one model.
 
     Returns:
-      `schema`; `data`, `threat`, `num_examples`; `rows`, their names; `models`, each
+      `schema`; `data`, `threat`, `num_examples`; `rows`, their names; `limits`, what
+      no classifier exceeds in these rows, where there is such a limit; `models`, each
       with name, directory, suite, runs, flags (None if no indicator was measured),
       `own_worst_case` and `rows` (accuracy, interval or deviation over runs);
       `pairs` with the counts, difference, interval, p, p_holm and method, or
@@ -90,6 +91,7 @@ def compare(reports: Sequence[Path | str]) -> dict[str, Any]:
         threat=first.content["threat"],
         num_examples=len(first.outcomes.index),
         rows=names,
+        limits=_limits(first.content["rows"], names),
         models=[
             _described(model, table)
             for model, table in zip(models, tables, strict=True)
@@ -97,6 +99,13 @@ def compare(reports: Sequence[Path | str]) -> dict[str, Any]:
         pairs=pairs,
         warnings=warnings,
     )
+
+
+def _limits(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, float]:
+    limits = {row["name"]: row["limit"] for row in rows if "limit" in row}
+    return {name: limits[name] for name in names if name in limits}
 
 
 def write_comparison(directory: Path, comparison: Mapping[str, Any]) -> None:

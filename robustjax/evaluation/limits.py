@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from robustjax.evaluation._judging import worst_so_far
-from robustjax.evaluation._parameters import inside, threat_block
+from robustjax.evaluation._parameters import common_threat, inside, threat_block
 from robustjax.evaluation.results import AttackResult, Robustness
 
 
@@ -56,6 +56,36 @@ def has_constant_solution(parameters: Mapping[str, Any]) -> bool:
     return threat["eps"] >= (high - low) / 2
 
 
+def limit_at(threat: Mapping[str, Any], eps: float, labels: np.ndarray) -> float | None:
+    """What no classifier exceeds at a radius; None where nothing is known.
+
+    Args:
+      threat: A block, `name` and `bounds`.
+      eps: The radius.
+      labels: Of the images.
+
+    Example:
+      >>> ball, labels = {"name": "linf", "bounds": (0.0, 1.0)}, np.array([0, 1, 1, 2])
+      >>> limit_at(ball, 0.5, labels), limit_at(ball, 0.4, labels)
+      (0.5, None)
+    """
+    limited = has_constant_solution({"threat": {**threat, "eps": eps}})
+    return class_prior(labels) if limited else None
+
+
+def curve_limits(
+    threat: Mapping[str, Any], radii: Sequence[float], labels: np.ndarray
+) -> dict[str, list[float | None]]:
+    """`limit` of a curve, as `limit_at`; nothing where no radius has one.
+
+    Example:
+      >>> curve_limits({"name": "linf"}, [0.1, 0.5], np.array([0, 1, 1, 2]))
+      {'limit': [None, 0.5]}
+    """
+    limits = [limit_at(threat, eps, labels) for eps in radii]
+    return {} if all(one is None for one in limits) else dict(limit=limits)
+
+
 def above_limit(curve: Mapping[str, Any]) -> list[str]:
     """Where a robustness curve is above what any classifier can have, a line each.
 
@@ -88,18 +118,35 @@ def by_access(result: Robustness) -> dict[str, float]:
     return _worst_by_access(result, [a for a in result.attacks if a.counts])
 
 
-def disagreements(result: Robustness) -> list[str]:
-    """`inconsistencies` of the attacks that count, and of others radius by radius."""
+def by_radius(result: Robustness) -> dict[str, list[AttackResult]]:
+    """The attacks that count under "", others under their ball, as in "linf 0.25".
+
+    Attacks whose parts have several balls, and those that look for the smallest
+    perturbation, have no such place unless they count.
+    """
     cells: dict[str, list[AttackResult]] = {"": []}
     for attack in result.attacks:
-        threat = threat_block(attack.parameters) or {}
-        label = f"at {threat.get('name')} {threat.get('eps')}: "
-        if attack.norm is None and (attack.counts or threat):
-            cells.setdefault("" if attack.counts else label, []).append(attack)
+        threat = common_threat(attack.parameters)
+        if attack.counts:
+            cells[""].append(attack)
+        elif attack.norm is None and threat:
+            label = f"{threat.get('name')} {threat['eps']:g}"
+            cells.setdefault(label, []).append(attack)
+    return cells
+
+
+def access_by_radius(result: Robustness) -> dict[str, dict[str, float]]:
+    """`by_access`, and the same of attacks that do not count, by their ball."""
+    cells = by_radius(result).items()
+    return {label: _worst_by_access(result, attacks) for label, attacks in cells}
+
+
+def disagreements(result: Robustness) -> list[str]:
+    """`inconsistencies` of the attacks that count, and of others radius by radius."""
     return [
-        label + line
-        for label, attacks in cells.items()
-        for line in inconsistencies(_worst_by_access(result, attacks))
+        (label and f"at {label}: ") + line
+        for label, accuracies in access_by_radius(result).items()
+        for line in inconsistencies(accuracies)
     ]
 
 

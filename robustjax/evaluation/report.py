@@ -23,6 +23,7 @@ from robustjax.evaluation._parameters import json_able
 from robustjax.evaluation.document import compose, report_markdown
 from robustjax.evaluation.html import report_html
 from robustjax.evaluation.limits import (
+    access_by_radius,
     by_access,
     class_prior,
     disagreements,
@@ -48,8 +49,9 @@ def summarise(result: Robustness) -> dict[str, Any]:
       those of one name numbered;
       staged ones with each stage, those of minimum norm with the median norm and the
       accuracy at radii; rows where one image is within reach of all with `limit`, the
-      largest class's share; `access`, the worst case by what attackers know, and what
-      is `inconsistent` in it; and `warnings`, one line each.
+      largest class's share; `access`, the worst case by what attackers know,
+      `access_elsewhere`, the same at radii that do not count, and what is
+      `inconsistent` in them; and `warnings`, one line each.
     """
     total, result = len(result.labels), _told_apart(result)
     rows = [_row("clean", result.clean_correct, result.clean_seconds)]
@@ -91,7 +93,8 @@ def summarise(result: Robustness) -> dict[str, Any]:
         "is legal for all: the attack failed."
         for row in beyond
     ]
-    access, surrogates = by_access(result), surrogate_accuracies(result)
+    access, elsewhere = by_access(result), access_by_radius(result)
+    elsewhere = {k: v for k, v in elsewhere.items() if k and len(v) > 1}
     inconsistent = disagreements(result)
     warnings += inconsistent
     return dict(
@@ -99,7 +102,8 @@ def summarise(result: Robustness) -> dict[str, Any]:
         draws=result.draws,
         rows=rows,
         access=access,
-        surrogates=surrogates,
+        access_elsewhere=elsewhere,
+        surrogates=surrogate_accuracies(result),
         inconsistent=inconsistent,
         warnings=warnings,
         class_prior=class_prior(result.labels),

@@ -10,6 +10,7 @@ from robustjax import _checks
 from robustjax.data import Dataset
 from robustjax.evaluation import _probes
 from robustjax.evaluation.indicators import OWN
+from robustjax.evaluation.limits import limit_at
 from robustjax.types import Key, LogitsFn, Threat, as_pytree
 
 
@@ -49,8 +50,9 @@ def restart_curve(
 
     Returns:
       What `compose` takes as `restarts`: `restarts`, the counts 1 to R, `accuracy`
-      after as many, which never rises, and `num_examples`. None where nothing can
-      walk: the radius is 0 or infinite, or the classifier has no gradient.
+      after as many, which never rises, `num_examples`, and `limit` as `limit_at`. None
+      where nothing can walk: the radius is 0 or infinite, or the classifier has no
+      gradient.
 
     Raises:
       InputError: an argument is out of range.
@@ -64,19 +66,19 @@ def restart_curve(
       >>> linear = lambda z: jnp.concatenate([0.5 - z, z - 0.5], -1)[:, 0, 0]
       >>> restart_curve(linear, dataset, threats.linf(0.1), key=jax.random.key(0),
       ...     step_size=0.05, num_steps=4, num_restarts=2)
-      {'restarts': [1, 2], 'accuracy': [0.5, 0.5], 'num_examples': 40}
+      {'restarts': [1, 2], 'accuracy': [0.5, 0.5], 'num_examples': 40, 'limit': None}
     """
     _checks.positive_int(num_steps=num_steps, num_restarts=num_restarts, subset=subset)
     _checks.positive_int(batch_size=batch_size)
     _checks.non_negative(step_size=step_size)
     _checks.keys(key)
-    judge = as_pytree(logits_fn)
+    judge, rows = as_pytree(logits_fn), _probes.subset_rows(len(dataset), subset)
     of = _probes.subject(
         judge,
         judge if source is None else as_pytree(source),
         threat,
         dataset,
-        _probes.subset_rows(len(dataset), subset),
+        rows,
         batch_size=batch_size,
         mesh=mesh,
         key=jax.random.fold_in(key, OWN),
@@ -87,10 +89,12 @@ def restart_curve(
         return None
     exact = _probes.has_draws(of)[0] == 1
     walks = (_probes.path(of, number) for number in range(num_restarts))
-    rows = [_probes.right(of, walk, exact) for walk in walks]
-    left = [_probes.worst(rows[: count + 1], exact) for count in range(num_restarts)]
+    right = [_probes.right(of, walk, exact) for walk in walks]
+    left = [_probes.worst(right[: count + 1], exact) for count in range(num_restarts)]
+    block = dict(name=threat.name, bounds=threat.bounds)
     return dict(
         restarts=list(range(1, num_restarts + 1)),
         accuracy=[float(np.mean(row)) for row in left],
         num_examples=len(of.x),
+        limit=limit_at(block, of.radius, dataset.labels[rows]),
     )

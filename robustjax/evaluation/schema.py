@@ -105,6 +105,7 @@ SCHEMA: dict[str, Any] = {
         commit=_TEXT,
         precision={"type": ["string", "object"]},
         seed={"type": "integer"},
+        access_elsewhere={"type": "object", "additionalProperties": {"type": "object"}},
         curve=_object({"eps": _list(_NUMBER), "accuracy": _SHARES}),
         binarization={"type": "object"},
         test_time={"type": "object"},

@@ -83,7 +83,7 @@ def _curves(
         found["curve"] = _by_radius(subject, count, options)
     if "steps" not in known:
         eps, threat = float(subject.threat.eps), subject.threat
-        found["steps"] = evaluation.step_curves(
+        steps = evaluation.step_curves(
             subject.climbed,
             subject.dataset,
             _pgd_of_step(threat, STEPS[-1]),
@@ -91,6 +91,9 @@ def _curves(
             STEPS,
             **options,
         )
+        labels = subject.dataset.labels[: steps["num_examples"]]
+        limit = evaluation.limit_at(_block(threat), eps, labels)
+        found["steps"] = steps | dict(limit=limit)
     found["restarts"] = evaluation.restart_curve(
         subject.logits_fn,
         subject.dataset.take(slice(subject.num_examples)),
@@ -125,7 +128,13 @@ def _by_radius(subject: Subject, count: int, options: dict[str, Any]) -> dict[st
         **options,
     )
     accuracy = correct.mean(axis=1).tolist()
-    return dict(eps=radii, accuracy=accuracy, num_examples=count)
+    labels = subject.dataset.labels[:count]
+    limits = evaluation.curve_limits(_block(threat), radii, labels)
+    return dict(eps=radii, accuracy=accuracy, num_examples=count) | limits
+
+
+def _block(threat: Threat) -> dict[str, Any]:
+    return dict(name=threat.name, bounds=threat.bounds)
 
 
 def surfaces(subject: Subject, count: int) -> dict[str, Any]:

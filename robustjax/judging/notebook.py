@@ -200,6 +200,8 @@ def evaluate(
         wanted=dataclasses.asdict(wanted),
     )
     summary = evaluation.summarise(result)
+    if given.get("curve"):
+        summary["warnings"] += evaluation.above_limit(given["curve"])
     content, pictures = evaluation.compose(summary, **given)
     html = evaluation.report_html(content, pictures, fragment=True)
     return Report(summary, given, content, html)

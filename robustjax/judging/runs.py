@@ -159,7 +159,7 @@ def _ready(workdir: Path, options: Options) -> _Ready:
     block = build.evaluation_with(config.evaluation, **options.attack)
     curve = None
     if options.curve is not None:
-        curve = build.as_radii(options.curve), build.curve_attack(block)
+        curve = build.as_radii(options.curve, block), build.curve_attack(block)
     steps = None if options.steps is None else build.as_steps(options.steps, block)
     build.check_suite(options.suite)
     mesh = training.data_mesh()

@@ -167,6 +167,38 @@ def test_models_side_by_side(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"attention.png", "key_share.png"}
 
 
+def passes(x, *, capture=(), taps=None):
+    """A layer that is the image."""
+    return ModelOutput(x.mean(axis=(1, 2)), dict.fromkeys(capture, x), {})
+
+
+def test_a_map_that_vanishes_counts_as_0_and_leaves_no_share_to_compare():
+    x = RNG.random((4, 8, 8, 1)).astype(np.float32)
+    dead = x.copy()
+    dead[1] = 0  # no activation, no map
+    masks = evaluation.box_masks(np.tile([2, 2, 6, 6], (4, 1)), (8, 8))
+    subjects = {
+        "one": evaluation.Subject(passes, "a", {"clean": x}),
+        "other": evaluation.Subject(passes, "a", {"clean": dead}),
+    }
+    found = evaluation.attention_of_models(
+        subjects, np.arange(4), masks, maps=("attention",)
+    )
+    first, second = found["rows"]
+    assert (first["count"], first["compared"]) == (4, 3)
+    assert (second["count"], second["compared"]) == (4, 3)
+    assert first["key_share"] == pytest.approx(second["key_share"])
+    areas = [
+        evaluation.key_area(
+            np.asarray(evaluation.attention_of(passes, z, layer="a")), masks
+        )
+        for z in (jnp.asarray(x), jnp.asarray(dead))
+    ]
+    assert areas[1].mean[1] == 0
+    for row, area in zip((first, second), areas, strict=True):
+        assert row["key_mean"] == pytest.approx(area.mean.mean(), rel=1e-5)
+
+
 X, LABELS, ONES = jnp.ones((2, 8, 8, 1)), jnp.zeros(2, int), np.ones((2, 4, 4))
 
 

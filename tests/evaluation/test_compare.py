@@ -56,6 +56,24 @@ def test_a_comparison_holds_every_number(runs, tmp_path):
     assert found["warnings"] == []
 
 
+def test_what_no_classifier_exceeds_stands_beside(runs, tmp_path):
+    ball = {"name": "linf", "eps": 0.5, "bounds": [0.0, 1.0]}
+    for name in "ab":
+        (first, second) = runs[name].attacks
+        wide = dataclasses.replace(second, parameters={"name": "aa", "threat": ball})
+        both = dataclasses.replace(runs[name], attacks=(first, wide))
+        reports.write(tmp_path / name / "report", both)
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    assert found["limits"] == {"AutoAttack": 0.1, "worst case": 0.1}
+    head, _, *lines = comparison_lines(found)
+    assert head.split("|")[-2].strip() == "limit of any classifier"
+    shown = {
+        line.split("|")[1].strip(): line.split("|")[-2].strip() for line in lines[:5]
+    }
+    assert shown["AutoAttack"] == shown["worst case"] == "10.00%"
+    assert shown["clean"] == shown["PGD-40"] == ""
+
+
 def test_images_are_paired_by_their_index(runs, tmp_path):
     before = compare([tmp_path / "a", tmp_path / "b"])
     reports.write(tmp_path / "b" / "report", reports.shuffled(runs["b"]))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustjax import attacks, evaluation, threats
+from robustjax.config.at_alp_suites import at_alp_paper
 from robustjax.data import Dataset
 from robustjax.evaluation.limits import (
     by_access,
@@ -148,6 +149,28 @@ def test_radii_that_do_not_count_are_compared_among_themselves():
     sure = named("fgsm", 0.9)  # at another radius: no excuse for the weak one
     (line,) = disagreements(judged(logits_fn, weak, gray, sure))
     assert line.startswith("at linf 0.01: white-box attacks leave")
+
+
+def test_the_rows_of_the_papers_suite_are_compared_at_both_radii():
+    """As its blocks are: a ball inside restarts, and inside what is transferred."""
+    threat = {"name": "linf", "eps": 0.03, "bounds": (0.0, 1.0)}
+    blocks = at_alp_paper(dict(threat=threat, step_size=0.01, gray="runs/a"))
+    rows = []
+    for block in blocks:
+        eps = 0.01 if block.get("access") is None else 0.9
+        told = dict(name=block["label"], parameters=block, counts=block["counts"])
+        rows.append(dataclasses.replace(named("fgsm", eps), **told))
+    logits_fn = lambda z: z.reshape(len(z), -1)[:, :3] * 9
+    result = judged(logits_fn, *rows)
+    lines = disagreements(result)
+    assert len(lines) == 2
+    assert lines[0].startswith("white-box attacks leave")
+    assert lines[1].startswith("at linf 0.25: white-box attacks leave")
+    summary = evaluation.summarise(result)
+    assert set(summary["access_elsewhere"]) == {"linf 0.25"}
+    assert {one.get("at") for one in summary["surrogates"]} == {None, "linf 0.25"}
+    text = evaluation.report_markdown(*evaluation.compose(summary, context={}))
+    assert "white-box at linf 0.25 (not counted)" in text
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,19 @@ def test_judging_again_compiles_nothing_though_the_threat_is_built_anew(caplog):
     assert compiled[1] == []
 
 
+def test_a_curve_above_what_any_classifier_can_have_is_said():
+    masked = lambda x: by_mean(jax.lax.stop_gradient(x))
+    options = dict(QUICK, num_steps=2, num_restarts=1, threat=threats.linf(0.5))
+    wanted = Wanted(indicators=False)
+    content = rj.evaluate(masked, X, Y, **options, wanted=wanted).content
+    prior = max(Y.mean(), 1 - Y.mean())
+    limits = dict(zip(content["curve"]["eps"], content["curve"]["limit"], strict=True))
+    assert limits[0.375] is None
+    assert limits[0.5] == limits[1.0] == prior
+    assert content["steps"]["limit"] == content["restarts"]["limit"] == prior
+    assert any("eps 0.5 of the curve" in line for line in content["warnings"])
+
+
 def in_numpy(x):
     mean = np.asarray(x).mean(axis=(1, 2, 3))
     return 9 * np.stack([0.5 - mean, mean - 0.5], axis=1)
