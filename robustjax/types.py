@@ -282,8 +282,6 @@ def as_pytree(fun: Callable[..., Any]) -> jax.tree_util.Partial:
 
 @dataclasses.dataclass(frozen=True)
 class _AtCrafted:
-    """An `AdversarialLoss` whose `craft` is an argument."""
-
     objective: Callable[..., tuple[Array, LossAux]]
 
     def __call__(self, craft, *given) -> tuple[Array, LossAux]:
