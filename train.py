@@ -31,7 +31,9 @@ def train_and_validate(
     another = build.another_run(mesh)
     stages = build.build_stages(config, run.splits, run.networks, mesh, another)
     adopt = build.initial_weights(config, run.networks, mesh, workdir)
-    if adopt is not None:  # what does not fit is said before the directory is taken
+    # What does not fit is said before the directory is taken.
+    build.check_losses(config, stages, run.init, run.prepare, run.splits.train.images)
+    if adopt is not None:
         adopt(*jax.eval_shape(run.init, run.key))
     cli.claim(workdir, build.resolved(config))
     state = training.train(

@@ -40,4 +40,5 @@ from robustjax.config.stages import build_loss as build_loss
 from robustjax.config.stages import build_optimizer as build_optimizer
 from robustjax.config.stages import build_stages as build_stages
 from robustjax.config.stages import build_union as build_union
+from robustjax.config.stages import check_losses as check_losses
 from robustjax.config.test_time import build_defense as build_defense

@@ -132,7 +132,8 @@ def attention_distance(
       reduction: Over layers.
 
     Raises:
-      InputError: the layers or their maps' shapes differ, or there are none.
+      InputError: the layers or their maps' shapes differ, a layer has no maps, or there
+        are no layers.
 
     Example:
       >>> a = {"stage1": jnp.ones((1, 2, 2, 3))}
@@ -149,6 +150,12 @@ def attention_distance(
     total = jnp.zeros(())
     for name in one:
         a, b = one[name], other[name]
+        for maps in (a, b):
+            if maps.ndim != 4:
+                raise InputError(
+                    f"`layers` must name those with maps [B, H, W, C]: {name!r} has "
+                    f"outputs of shape {maps.shape}."
+                )
         if a.shape[:3] != b.shape[:3]:
             raise InputError(
                 f"The maps of {name!r} must have equal shapes, got {a.shape[1:3]} and "

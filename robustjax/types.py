@@ -273,7 +273,19 @@ def as_pytree(fun: Callable[..., Any]) -> jax.tree_util.Partial:
     """A function as an argument of `jit`: its arrays are data, its code static."""
     if isinstance(fun, jax.tree_util.Partial):
         return fun
+    if isinstance(fun, AdversarialLoss) and isinstance(
+        fun.craft, jax.tree_util.Partial
+    ):
+        return jax.tree_util.Partial(_AtCrafted(fun.objective), fun.craft)
     return jax.tree_util.Partial(fun)
+
+
+@dataclasses.dataclass(frozen=True)
+class _AtCrafted:
+    objective: Callable[..., tuple[Array, LossAux]]
+
+    def __call__(self, craft, *given) -> tuple[Array, LossAux]:
+        return AdversarialLoss(craft, self.objective)(*given)
 
 
 def is_transductive(fun: Callable[..., Any]) -> bool:

@@ -103,6 +103,24 @@ def test_a5_starts_from_the_best_of_all_transferred_examples():
     assert only["attacks"][0]["sources"] == ["c"]
 
 
+def test_transfer_has_the_margin_and_joint_rows_with_momentum_and_diversity():
+    found = at_alp_suites.at_alp_transfer(EVALUATION | dict(gray="a,b", black="c"))
+    labels = [block["label"] for block in found]
+    assert len(set(labels)) == len(labels)
+    for source, access in (("a", "gray"), ("b", "gray"), ("c", "black")):
+        rows_of = [b for b in found if b.get("source") == source]
+        assert {b["access"] for b in rows_of} == {access}
+        assert {(b["name"], b.get("objective")) for b in rows_of} == {
+            *((name, None) for name in ("pgd", "mi_fgsm", "di_fgsm")),
+            *((name, None) for name in ("fgsm", "r_fgsm", "step_ll")),
+            ("pgd", "margin"),
+        }
+    joint = [b for b in found if b.get("source") == ["a", "b"]]
+    assert {b["name"] for b in joint} == {"restarts", "pgd", "mi_fgsm", "di_fgsm"}
+    assert {b["access"] for b in joint} == {"gray"}
+    assert not [b for b in found if b.get("source") == ["c"]]  # one is no ensemble
+
+
 def test_a6_is_a1_to_a5_on_surrogates():
     found = {k: b for k, b in rows(gray="a,b,c", black="d").items() if k[:2] == "A6"}
     assert list(found) == [

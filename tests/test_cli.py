@@ -334,6 +334,37 @@ def test_a_start_that_does_not_fit_leaves_no_directory_behind(
 
 
 @pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ("('stage9','relu1_1')", r"'stage9'.*relu1_1"),
+        ("('relu1_1','head')", r"`layers` .*\[B, H, W, C\]: 'head' has .*\(240, 10\)"),
+    ],
+)
+@pytest.mark.parametrize("within", ["", "loss."])
+def test_layers_without_maps_leave_no_directory_behind(
+    refused, tmp_path, layers, words, within
+):
+    text = """
+from configs import digits_at_alp
+
+def get_config():
+    config = digits_at_alp.get_config().unlock()
+    config.model.stages = ((4,),)
+    if {within!r}:
+        config.train.loss = dict(name="awp", gamma=0.01, loss=config.train.loss)
+    return config
+"""
+    path = tmp_path / "mine.py"
+    path.write_text(text.replace("{within!r}", repr(within)))
+    given = (f"--config={path}", f"--config.train.loss.{within}layers={layers}")
+    more = ("--config.data.batch_size=240", "--noprogress_bar")
+    workdir = tmp_path / "new"
+    line = refused("train.py", *given, f"--workdir={workdir}", *more)
+    assert re.search(words, line)
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
     ("given", "words"),
     [
         (["--head=softmax"], "`head name` must be one of"),

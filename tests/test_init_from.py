@@ -14,6 +14,7 @@ from short_runs import MESH, Killed, trained
 
 from configs import mnist_ensemble_adv
 from robustjax import InputError, build, evaluation, models
+from robustjax.config import initial
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -130,6 +131,32 @@ def test_another_network_is_one_line(static, change, message):
     with pytest.raises(InputError, match=f"`init_from` .* is {message}") as error:
         start(config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(normalise=((0.5,), (0.25,))), "normalise is None, here .*0.25"),
+        (dict(kernel_size=3, normalise=None, dtype="float32"), None),
+        (dict(dtype="bfloat16"), None),
+    ],
+)
+def test_another_function_of_the_same_weights_is_one_line(static, change, message):
+    config = tiny(init_from=str(static[0][0]))
+    config.model.update(change)
+    if message is None:
+        same(start(config)[1][0], static[1][0].params)
+        return
+    with pytest.raises(InputError, match=rf"another network: its model\.{message}"):
+        start(config)
+
+
+def test_another_stride_is_another_function():
+    check = initial._check_same_function
+    block = dict(SMALL, widths=[4, 8])  # as config.json has it
+    check(dict(SMALL, stem_stride=1, buffer=1, denoise=DENOISED), block, "runs/a")
+    with pytest.raises(InputError, match="stem_stride is 1, here 2"):
+        check(dict(SMALL, stem_stride=2), block, "runs/a")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """What is looked at beside a run: surrogates, other models, key areas, step grids."""
 
 import dataclasses
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -43,7 +42,7 @@ def own(runs):
 
 
 def model_of(source):
-    return build.restore(Path(source), MESH).classifier.model_fn
+    return build.another_run(MESH).model_fn(source)
 
 
 def block(**more):
@@ -98,6 +97,21 @@ def test_every_model_sees_clean_gray_box_and_white_box_images(runs, own):
     assert {row["model"] for row in alone["rows"]} == {"this"}
 
 
+def test_models_are_written_as_suites_write_them(runs, own):
+    test = own.run.splits.test
+    another = build.another_run(MESH, own)
+    plain, named = str(runs / "gray"), f"{runs / 'gray'}:model"
+    x = jnp.asarray(test.images[:2])
+    logits = another.model_fn(plain)(x).logits
+    np.testing.assert_array_equal(another.model_fn(named)(x).logits, logits)
+    evaluated = block(reference=named, gray=named, beside=named)
+    found = build.key_areas(evaluated, test, 4, own.classifier, another.model_fn)
+    assert found is not None
+    assert (list(found.beside), len(found.gray)) == (["gray:model"], 1)
+    with pytest.raises(InputError, match="'teacher'"):
+        another.model_fn(f"{plain}:teacher")
+
+
 def first(test, count):
     return jnp.asarray(test.images[:count]), jnp.asarray(test.labels[:count])
 
@@ -107,9 +121,14 @@ def test_areas_that_are_missing_are_counted(own, tmp_path):
     boxes = np.tile(np.float32([1, 1, 4, 4]), (10, 1))
     boxes[[2, 5, 6]] = np.nan
     np.savez(tmp_path / "boxes.npz", boxes=boxes)
-    found = looked_at(own, test, block(masks=str(tmp_path / "boxes.npz")))
-    assert "3 of 10 images have no area" in found["masks"]
-    assert {row["count"] for row in found["rows"] if row["map"] == "attention"} == {7}
+    masks = np.zeros((10, 8, 8), np.float32)  # [N, H, W], 0 and not NaN
+    masks[[0, 1, 3, 4, 7, 8, 9], 1:4, 1:4] = 1
+    np.savez(tmp_path / "masks.npz", masks=masks)
+    for name in ("boxes", "masks"):
+        found = looked_at(own, test, block(masks=str(tmp_path / f"{name}.npz")))
+        assert "3 of 10 images have no area" in found["masks"]
+        counts = {row["count"] for row in found["rows"] if row["map"] == "attention"}
+        assert counts == {7}
 
 
 def test_models_that_do_not_fit_are_refused_before_any_attack(runs, own):
@@ -181,6 +200,61 @@ def test_attacks_look_into_restored_runs(runs, own):
     x_adv = jax.jit(named.attack)(jax.random.key(0), own.logits_fn, x, y)
     assert 0 < np.abs(x_adv - x).max() <= 0.1 + 1e-6
     assert named.parameters["attack"]["pairing"]["attention"] == 1.0
+
+
+def judged(workdir, layer):
+    config = build.read_config(workdir)
+    config.evaluation.layer = layer
+    return build.restore(workdir, MESH, config=config)
+
+
+def adaptive(views, another, gray):
+    """The A6 rows of the suite by their labels."""
+    evaluated = block(gray=gray, adaptive_restarts=1)
+    evaluated["layer"] = views.paired_layers[0]
+    suite = build.build_suite("at_alp_adaptive", evaluated, another, views)
+    return {a.name: a for a in suite if a.name.startswith("A6")}
+
+
+def test_a_surrogate_that_pairs_nothing_compares_as_the_judged_run(runs, own):
+    """Gray-2: the same network, trained without any defense."""
+    paired, source = judged(runs / "own", "relu1_1"), str(runs / "gray")
+    another = build.another_run(MESH, paired)
+    found = adaptive(paired.classifier, another, source)
+    assert {f"A6 gray, A{i}" for i in range(1, 6)} == set(found)
+    climb = dict(name="pgd", threat=LINF, step_size=0.02, num_steps=2)
+    x, y = first(own.run.splits.test, 4)
+
+    def attacked(**more):
+        attack = dict(climb, pairing=dict(attention=5.0) | more)
+        given = dict(name="transfer", attack=attack, sources=[[source]], access="gray")
+        named = build.build_attack(given, another, paired.classifier)
+        return jax.jit(named.attack)(jax.random.key(0), own.logits_fn, x, y)
+
+    np.testing.assert_array_equal(attacked(), attacked(layers=("relu1_1",)))
+    assert (np.abs(attacked() - attacked(attention=0.0)) > 1e-3).any()
+
+
+def test_a_surrogate_without_the_layers_stays_out_of_rows_that_look_at_them(
+    runs, tmp_path
+):
+    trained(tiny(3, model=dict(SMALL, stages=((4,), (4,)))), tmp_path / "deep")
+    deep, source = judged(tmp_path / "deep", "relu2_1"), str(runs / "gray")
+    another = build.another_run(MESH, deep)
+    both = adaptive(deep.classifier, another, f"{source},{tmp_path / 'deep'}")
+    labels = [f"A6 gray, A{i}" for i in (1, 2, 3, 4, 5)]
+    labels[1] += f" without {source}"
+    labels[3] += f" without {source}"
+    assert list(both) == labels
+    alone = adaptive(deep.classifier, another, source)
+    assert list(alone) == ["A6 gray, A1", "A6 gray, A3", "A6 gray, A5"]
+    climb = dict(name="bim", threat=LINF, step_size=0.02, num_steps=1)
+    block = dict(climb, pairing=dict(attention=1.0))
+    given = dict(name="transfer", attack=block, sources=[[source]], access="gray")
+    with pytest.raises(InputError, match=f"`source` {source} has no `layers`") as error:
+        build.build_attack(given, another, deep.classifier)
+    assert "relu2_1" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 # --- by access and surrogate ---------------------------------------------------------

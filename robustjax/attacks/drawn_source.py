@@ -28,8 +28,10 @@ def drawn_source(
 
     Args:
       attack: What runs on the static models.
-      sources: At least one; other models with the same classes. Those that are pytrees
-        (`models.logits_fn`) keep their weights apart from compiled code.
+      sources: At least one; other models with the same classes. Weights of those that
+        are pytrees (`models.logits_fn`) stay out of compiled code where this attack is
+        an argument of `jit`, as that of an `AdversarialLoss` is in the steps of
+        `training.train` (but inside `awp`); else they are constants of it.
       own: What runs on the current model, such as PGD; `attack` if None.
 
     Raises:

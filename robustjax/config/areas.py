@@ -51,15 +51,15 @@ def key_areas(
 
     Args:
       block: `config.evaluation`: `layer`, and `masks`, an .npz file with `masks`
-        [N, H, W] or `boxes` [N, 4] for the images of the split, NaN or nothing where an
-        image has none, or else `reference`, the directory of a run, the largest quarter
-        of whose map of the clean image is the mask; of the layer `reference_layer`, or
-        the same. `beside` names other runs that are looked at on the same images,
-        `gray` those from which all are attacked.
+        [N, H, W], all 0 where an image has none, or `boxes` [N, 4], NaN where it has
+        none, for the images of the split; or else `reference`, the directory of a run,
+        the largest quarter of whose map of the clean image is the mask; of the layer
+        `reference_layer`, or the same. `beside` names other runs that are looked at on
+        the same images, `gray` those from which all are attacked.
       test: The images.
       total: How many are judged.
       classifier: That of the run, which has to have the layer.
-      model_of: A directory to the run's model.
+      model_of: A run, written as for suites, to its model: `OtherRuns.model_fn`.
 
     Raises:
       InputError: the masks do not fit, or there is no such run or layer, or a run has

@@ -55,8 +55,10 @@ def at_alp_transfer(evaluation: Block) -> Blocks:
 
     `evaluation.gray` are runs of the same network, `evaluation.black` others, names of
     directories with commas between them. Every attack runs on each of them, in a row of
-    its own, and on all of an access jointly; per image the worst counts. White-box
-    accuracy above what these leave has failed, and `eval.py` says so.
+    its own: single steps, PGD of 50 on the cross-entropy and on the margin, momentum,
+    input diversity; the iterated ones on all of an access jointly too. Per image the
+    worst counts. White-box accuracy above what these leave has failed, and `eval.py`
+    says so.
     """
     if not _runs(evaluation, "gray") and not _runs(evaluation, "black"):
         raise InputError(
@@ -76,6 +78,10 @@ def at_alp_transfer(evaluation: Block) -> Blocks:
             joint: dict[str, Any] = dict(source=list(runs), access=access)
             label = f"{access}, all jointly"
             rows.append(best(evaluation, label, count=1, **joint))
+            rows += [
+                dict(_transferable(evaluation)[name], label=f"{label}, {name}", **joint)
+                for name in ("margin PGD-50", "momentum", "input diversity")
+            ]
     return rows
 
 
@@ -100,7 +106,9 @@ def at_alp_adaptive(evaluation: Block) -> Blocks:
       counts. A row for each of A1 to A5; A2 to A5 with momentum only, which transfers
       better, A1 with and without.
 
-    A run without layers to compare (see `evaluation.layer`) has no A2 and A4. Per image
+    A run without layers to compare (see `evaluation.layer`) has no A2 and A4; runs of
+    `evaluation.gray` compare those that they pair, else those of the judged run, and
+    stay out of these rows where they have none of them, as their labels say. Per image
     some 43 runs of 200 steps by the restarts, and with `evaluation.gray` half as many
     again for each of its runs. All wrong classes, AutoAttack, queries, and what needs
     no model stand beside.
@@ -253,12 +261,20 @@ def _paired(know: _Knows) -> Blocks:
 def _elsewhere(know: _Knows, access: str) -> Blocks:
     """A6: A1 to A5 of the runs of an access, a row for each."""
     runs = list(_runs(know.evaluation, access))
+    look = know.evaluation.get("inside")
+    paired, shown = runs, runs  # those with layers to compare, and with that of A4
+    if look is not None and know.layers:
+        paired = [run for run in runs if look((run,)).compares()]
+    if look is not None and know.layer:
+        shown = [run for run in runs if look((run,)).shows(know.layer)]
 
-    def over(attack: dict[str, Any]) -> dict[str, Any]:
+    def over(attack: dict[str, Any], chosen: list[str] = runs) -> dict[str, Any]:
         """On all of them jointly; the judged model is asked about what comes of it."""
-        return dict(name="transfer", attack=attack, sources=[runs])
+        return dict(name="transfer", attack=attack, sources=[chosen])
 
-    again = lambda attack: know.again(over(attack))
+    def again(attack: dict[str, Any], chosen: list[str] = runs) -> dict[str, Any]:
+        return know.again(over(attack, chosen))
+
     climb = know.margin(momentum=True)
     rows = {
         "A1": [
@@ -267,24 +283,38 @@ def _elsewhere(know: _Knows, access: str) -> Blocks:
             for momentum in (False, True)
         ]
     }
-    for name, number in (("attention", "A2"), ("logits", "A3")):
+    for name, number, chosen in (("attention", "A2", paired), ("logits", "A3", runs)):
         rows[number] = [
-            again(climb | dict(pairing=weights))
+            again(climb | dict(pairing=weights), chosen)
             for found, weights in know.pairings()
-            if found == name
+            if found == name and chosen
         ]
     rows["A3"].append(
         again(know.logits_first(know.margin(num_steps=100, momentum=True)))
     )
-    rows["A4"] = [
-        over(know.collision(maps, momentum=1.0)) for maps in (False, True) if know.layer
+    if shown:
+        rows["A4"] = [
+            over(know.collision(maps, momentum=1.0), shown)
+            for maps in (False, True)
+            if know.layer
+        ]
+    rows["A5"] = [
+        over(know.from_start(start, climb), shown if name == "A4" else runs)
+        for name, start in know.starts().items()
+        if name != "A4" or shown
     ]
-    rows["A5"] = [over(know.from_start(s, climb)) for s in know.starts().values()]
+    used = {"A2": paired, "A4": shown}
     return [
-        _any(*attacks) | dict(access=access, label=f"A6 {access}, {number}")
+        _any(*attacks)
+        | dict(access=access, label=f"A6 {access}, {number}" + _left_out(runs, chosen))
         for number, attacks in rows.items()
-        if attacks
+        if (chosen := used.get(number, runs)) and attacks
     ]
+
+
+def _left_out(runs: list[str], chosen: list[str]) -> str:
+    others = [run for run in runs if run not in chosen]
+    return f" without {', '.join(others)}" if others else ""
 
 
 def _any(*attacks: dict[str, Any]) -> dict[str, Any]:
@@ -312,6 +342,7 @@ def _transferable(evaluation: Block) -> dict[str, dict[str, Any]]:
     iterated: dict[str, Any] = dict(threat=threat, num_steps=50, step_size=step)
     return {
         "PGD-50": dict(name="pgd", **iterated),
+        "margin PGD-50": dict(name="pgd", objective="margin", **iterated),
         "momentum": dict(name="mi_fgsm", threat=threat),
         "input diversity": dict(name="di_fgsm", threat=threat),
         "FGSM": dict(name="fgsm", threat=threat),

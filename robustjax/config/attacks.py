@@ -127,6 +127,7 @@ def build_suite(
         about = dict(has_head=views.has_head, has_transform=views.has_transform)
         about |= dict(defense=views.defense, chooses=views.chooses)
         about |= dict(paired_layers=views.paired_layers)
+        about |= dict(inside=getattr(another, "inside", None))
         about |= dict(critics=() if views.critics is None else views.critics.roles)
         evaluation = {**evaluation, **about}
     if suite.endswith(".py"):

@@ -2,6 +2,8 @@
 
 import functools
 import importlib.util
+import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ from jax.sharding import Mesh
 from robustjax import models, training
 from robustjax._checks import InputError, one_of
 from robustjax.config import names
-from robustjax.config.blocks import make
+from robustjax.config.blocks import Block, make
 from robustjax.config.networks import MODEL, Networks
 from robustjax.config.runs import Config, Loaded, load_checkpoint, read_config
 from robustjax.types import PyTree
 
 _FRESH = ("head", "buffer", "denoise")  # what fine-tuning may start anew
 _FILES = (".pth", ".pt", ".npz")
+_OWN = ("num_classes", "buffer", "denoise", "dtype", "dropout")  # a run's own choices
 
 
 def initial_weights(
@@ -29,7 +32,9 @@ def initial_weights(
     `init_from` is the working directory of another run, or a file with a PyTorch state
     dict (.pth and .pt need torch; .npz has one array per entry). The model takes over
     everything; a head for other classes, a buffer and denoising blocks that the source
-    has not start anew.
+    has not start anew. Strides and normalisation are in no weight: `config.model` must
+    be the source's but for these, `dtype` and `dropout`. A file does not say what its
+    network was, so that `normalise` has to fit it, e.g. mean and deviation of ImageNet.
 
     Args:
       config: The run's.
@@ -70,6 +75,8 @@ def initial_weights(
         new = tuple(
             _merged(mine, other, given) for mine, other in zip(own, found, strict=True)
         )
+        if theirs is not None:
+            _check_same_function(config.model, theirs.model, given)
         if not networks.others:
             return new[0], new[1]
         return {**params, MODEL: new[0]}, {**model_state, MODEL: new[1]}
@@ -144,6 +151,26 @@ def _merged(mine: PyTree, theirs: PyTree, source: str) -> PyTree:
             "Take the same config.model."
         )
     return merged
+
+
+def _check_same_function(mine: Block, theirs: Block, source: str) -> None:
+    """What shapes do not show: strides, normalisation."""
+    here, there = _described(mine), _described(theirs)
+    for name in here | there:
+        if here.get(name) != there.get(name):
+            raise InputError(
+                f"`init_from` {source} is another network: its model.{name} is "
+                f"{there.get(name)!r}, here {here.get(name)!r}. Take the same "
+                "config.model."
+            )
+
+
+def _described(block: Block) -> dict[str, Any]:
+    """A block `model` with its defaults, as JSON has it."""
+    given = inspect.signature(names.MODELS[block["name"]]).parameters
+    default = {k: p.default for k, p in given.items() if p.default is not p.empty}
+    found = {k: v for k, v in (default | dict(block)).items() if k not in _OWN}
+    return json.loads(json.dumps(found, default=str))
 
 
 def _adopting(config: Config, networks: Networks, mesh: Mesh) -> training.Adopt | None:

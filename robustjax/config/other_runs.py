@@ -5,16 +5,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from robustjax import attacks
 from robustjax._checks import InputError
+from robustjax.attacks.penalty import Penalty
 from robustjax.config.blocks import Block
 from robustjax.config.classifiers import Classifier
 from robustjax.config.inside import joint_guides
 from robustjax.config.networks import MODEL
 from robustjax.config.runs import Restored, Run, restore
-from robustjax.types import Attack, LogitsFn
+from robustjax.types import Attack, LogitsFn, ModelFn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +27,22 @@ class Jointly:
     Attributes:
       find: A source to its classifier, which is read only when something is asked.
       sources: Which.
+      layers: Whose maps are compared in those that pair none themselves.
+      image: Shape of the images, to look for layers; empty if they are not checked.
     """
 
     find: Callable[[str], Classifier]
     sources: Sequence[str]
+    layers: tuple[str, ...] = ()
+    image: tuple[int, ...] = ()
+
+    def shows(self, *layers: str) -> bool:
+        """Whether all of them have these layers."""
+        return all(_has(self.find(each), layers, self.image) for each in self.sources)
+
+    def compares(self) -> bool:
+        """Whether all of them have maps to compare, by which they pair or `layers`."""
+        return all(self._layers(each) for each in self.sources)
 
     def guides(self, changes: Block) -> dict[str, Any]:
         """What a collision with the features of all of them needs."""
@@ -37,12 +52,33 @@ class Jointly:
         """The attack with the mean of their distances of pairs beside its objective.
 
         Raises:
-          InputError: another kind of penalty, or a value that is wrong.
+          InputError: another kind of penalty, a value that is wrong, or a run that has
+            no layers to compare.
         """
         if kind != "pairing":
             raise InputError(f"`{kind}` of other runs is not known here.")
-        penalties = [self.find(each).pairing(changes) for each in self.sources]
+        penalties = [self._penalty(each, changes) for each in self.sources]
         return attacks.penalised(attack, attacks.mean_penalty(penalties))
+
+    def _penalty(self, source: str, changes: Block) -> Penalty:
+        if changes.get("attention") and "layers" not in changes:
+            layers = self._layers(source)
+            if not layers:
+                wanted = f" {list(self.layers)}" if self.layers else ""
+                raise InputError(
+                    f"`source` {source} has no `layers`{wanted} whose attention maps a "
+                    "penalty could compare: name layers of it in the attack's block, "
+                    "or leave the run out."
+                )
+            changes = dict(changes) | dict(layers=layers)
+        return self.find(source).pairing(changes)
+
+    def _layers(self, source: str) -> tuple[str, ...]:
+        found = self.find(source)
+        for layers in (found.paired_layers, self.layers):
+            if layers and (not self.image or _has(found, layers, self.image)):
+                return layers
+        return ()
 
 
 class OtherRuns:
@@ -73,18 +109,32 @@ class OtherRuns:
 
     def inside(self, sources: Sequence[str]) -> Jointly:
         """All of them, as one classifier that attacks look into."""
-        return Jointly(self._classifier, sources)
+        if self._own is None:
+            return Jointly(self._classifier, sources)
+        layers = self._own.classifier.paired_layers
+        image = self._own.run.splits.test.images.shape[1:]
+        return Jointly(self._classifier, sources, layers, image)
+
+    def model_fn(self, source: str) -> ModelFn:
+        """The network of a source, which may have other classes: who asks, checks.
+
+        Raises:
+          InputError: there is none.
+        """
+        if source not in self._known:
+            return self._read(source, check=False).model_fn
+        return self._known[source].model_fn
 
     def _classifier(self, source: str) -> Classifier:
         if source not in self._known:
-            self._known[source] = self._read(source)
+            self._known[source] = self._read(source, check=True)
         return self._known[source]
 
-    def _read(self, source: str) -> Classifier:
+    def _read(self, source: str, *, check: bool) -> Classifier:
         given, _, network = source.partition(":")
         if given:
             found = restore(Path(given), self._mesh, network=network or MODEL)
-            if self._own is not None:
+            if check and self._own is not None:
                 _check_same(source, found.run, self._own.run)
             return found.classifier
         if self._own is None:
@@ -100,6 +150,15 @@ def another_run(mesh: Mesh, own: Restored | None = None) -> OtherRuns:
       own: The run that is judged, if one is.
     """
     return OtherRuns(mesh, own)
+
+
+def _has(classifier: Classifier, layers: Sequence[str], image: Sequence[int]) -> bool:
+    look = lambda x: classifier.model_fn(x, capture=tuple(layers)).features
+    try:
+        jax.eval_shape(look, jax.ShapeDtypeStruct((1, *image), jnp.float32))
+    except InputError:  # which lists those that there are
+        return False
+    return True
 
 
 def _check_same(source: str, theirs: Run, own: Run) -> None:

@@ -2,10 +2,12 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from robustjax import data, defenses
@@ -16,10 +18,13 @@ from robustjax.config.attacks import build_attack
 from robustjax.config.blocks import Block, call, lookup, make
 from robustjax.config.heads import build_similarity
 from robustjax.config.networks import MODEL, ROLES, Networks
+from robustjax.defenses.weight_perturbation import Perturbed
 from robustjax.training import sharding
 from robustjax.types import (
+    AdversarialLoss,
     Array,
     Attack,
+    Batch,
     BatchStream,
     InputTransform,
     Key,
@@ -203,6 +208,43 @@ def build_loss(
         own = given.pop("objective")
         fixed["objective"] = make("objective", names.CRITIC_OBJECTIVES, own)
     return call("loss", factory, given, **fixed)
+
+
+def check_losses(
+    config: Config,
+    stages: Sequence[Stage],
+    init: Callable[[Key], tuple[PyTree, PyTree]],
+    prepare: Callable[[Key, Array], Array],
+    images: np.ndarray,
+) -> None:
+    """Says before a step what losses of adversarial examples cannot compute.
+
+    Their objectives are traced for shapes alone, and not the attacks, which cost more.
+
+    Args:
+      config: The run's.
+      stages: From `build_stages`.
+      init: As given to `training.train`.
+      prepare: Likewise.
+      images: Some training images, of which only the shape counts.
+
+    Raises:
+      InputError: a layer does not exist, or whatever else a loss says of it.
+    """
+    key = jax.random.key(0)
+    rows = config.data.batch_size
+    for stage in stages:
+        loss_fn = stage.loss_fn
+        while isinstance(loss_fn, Perturbed):
+            loss_fn = loss_fn.loss_fn
+        kind = (config[stage.name].get("data") or {}).get("name", "shuffled")
+        if kind != "shuffled" or not isinstance(loss_fn, AdversarialLoss):
+            continue
+        raw = jax.ShapeDtypeStruct((rows, *images.shape[1:]), images.dtype)
+        x = jax.eval_shape(prepare, key, raw)
+        batch = Batch(x, jax.ShapeDtypeStruct((rows,), jnp.int32))  # pyright: ignore[reportArgumentType]
+        weights = jax.eval_shape(init, key)
+        jax.eval_shape(loss_fn.objective, *weights, key, batch, x)
 
 
 def _networks_of(

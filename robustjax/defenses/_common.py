@@ -1,10 +1,12 @@
 """What the adversarial losses share."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
+from jax.tree_util import Partial
 
 from robustjax import objectives
 from robustjax.types import (
@@ -26,15 +28,42 @@ Terms = Callable[[Array, Array, Array], tuple[Array, dict[str, Array]]]
 Statistics = Literal["adversarial", "both"]
 
 
-def crafting(model: Model, attack: Attack, *, mode: Mode) -> Craft:
-    """`(params, model_state, key, batch) -> x_adv` against the current weights."""
+def crafting(
+    model: Model, attack: Attack, *, mode: Mode, own_answers: bool = False
+) -> Craft:
+    """`(params, model_state, key, batch) -> x_adv` against the current weights.
 
-    def craft(params: PyTree, model_state: PyTree, key: Key, batch: Batch) -> Array:
+    The attack is given the labels, or the model's softmax of the clean images.
+
+    Of an attack that is a pytree it is one too: the training step takes the weights of
+    static models as arguments and does not compile them in.
+    """
+    craft = _Crafting(model, mode, own_answers)
+    if isinstance(attack, Partial):
+        return Partial(craft, attack)
+    return functools.partial(craft, attack)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Crafting:
+    model: Model
+    mode: Mode
+    own_answers: bool
+
+    def __call__(
+        self,
+        attack: Attack,
+        params: PyTree,
+        model_state: PyTree,
+        key: Key,
+        batch: Batch,
+    ) -> Array:
         attack_key, dropout_key = jax.random.split(key)
-        logits_fn = frozen(model, params, model_state, mode=mode, key=dropout_key)
-        return attack(attack_key, logits_fn, batch.x, batch.y)
-
-    return craft
+        logits_fn = frozen(
+            self.model, params, model_state, mode=self.mode, key=dropout_key
+        )
+        y = jax.nn.softmax(logits_fn(batch.x)) if self.own_answers else batch.y
+        return attack(attack_key, logits_fn, batch.x, y)
 
 
 def frozen(

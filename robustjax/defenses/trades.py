@@ -6,7 +6,7 @@ from robustjax import _checks
 from robustjax.defenses._common import (
     Statistics,
     accuracy,
-    frozen,
+    crafting,
     paired,
 )
 from robustjax.objectives import cross_entropy, kl
@@ -14,11 +14,8 @@ from robustjax.types import (
     AdversarialLoss,
     Array,
     Attack,
-    Batch,
-    Key,
     Mode,
     Model,
-    PyTree,
 )
 
 
@@ -66,14 +63,6 @@ def trades(
     _checks.non_negative(beta=beta)
     _checks.one_of(("adversarial", "both"), statistics=statistics)
 
-    def craft(params: PyTree, model_state: PyTree, key: Key, batch: Batch) -> Array:
-        attack_key, dropout_key = jax.random.split(key)
-        logits_fn = frozen(
-            model, params, model_state, mode=attack_mode, key=dropout_key
-        )
-        clean = jax.nn.softmax(logits_fn(batch.x))
-        return attack(attack_key, logits_fn, batch.x, clean)
-
     def terms(clean: Array, adv: Array, y: Array) -> tuple[Array, dict[str, Array]]:
         natural = cross_entropy(clean, y).mean()
         divergence = kl(adv, jax.nn.softmax(clean)).mean()
@@ -85,5 +74,6 @@ def trades(
         }
         return natural + beta * divergence, metrics
 
+    craft = crafting(model, attack, mode=attack_mode, own_answers=True)
     objective = paired(model, terms, statistics=statistics)
     return AdversarialLoss(craft, objective, terms)

@@ -1,5 +1,7 @@
 """Adversarial weight perturbation (AWP), a wrapper of any loss."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -44,11 +46,21 @@ def awp(loss_fn: LossFn, *, gamma: float = 0.01) -> LossFn:
       2.25
     """
     _checks.non_negative(gamma=gamma)
+    return Perturbed(loss_fn, gamma)
 
-    def perturbed(
-        params: PyTree, model_state: PyTree, key: Key, batch: Batch
+
+@dataclasses.dataclass(frozen=True)
+class Perturbed:
+    """A loss at weights that have moved against it: see `awp`."""
+
+    loss_fn: LossFn
+    gamma: float
+
+    def __call__(
+        self, params: PyTree, model_state: PyTree, key: Key, batch: Batch
     ) -> tuple[Array, LossAux]:
-        loss: LossFn = loss_fn
+        """The loss of `loss_fn` there."""
+        loss_fn = loss = self.loss_fn
         if isinstance(loss_fn, AdversarialLoss):
             craft_key, key = jax.random.split(key)
             x_adv = loss_fn.craft(params, model_state, craft_key, batch)
@@ -63,11 +75,9 @@ def awp(loss_fn: LossFn, *, gamma: float = 0.01) -> LossFn:
         grads, _ = jax.grad(loss, has_aux=True)(
             jax.lax.stop_gradient(params), model_state, jax.random.clone(key), batch
         )
-        offset = jax.tree.map(lambda w, g: _offset(w, g, gamma), params, grads)
+        offset = jax.tree.map(lambda w, g: _offset(w, g, self.gamma), params, grads)
         moved = jax.tree.map(jnp.add, params, jax.lax.stop_gradient(offset))
         return loss(moved, model_state, key, batch)
-
-    return perturbed
 
 
 def _offset(weight: Array, grad: Array, gamma: float) -> Array:

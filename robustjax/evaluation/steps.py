@@ -34,7 +34,8 @@ def step_curves(
 
     One run per step size and restart, looked at on its way: nothing recompiles, and a
     curve costs little more than its longest attack. Restarts count per image: an
-    iterate is as bad as the worst of those after as many steps.
+    iterate is as bad as the worst of those after as many steps, until it is broken at
+    every look.
 
     Args:
       logits_fn: The classifier.
@@ -44,8 +45,9 @@ def step_curves(
       step_sizes: On the pixel scale.
       steps: Ascending.
       key: A typed key; used per image as in `evaluate`.
-      num_restarts: Of each, one after another; those that are left do not run once all
-        images of a batch are broken at every look.
+      num_restarts: Of each, one after another. An image that is broken at every look
+        needs no more: those that are left do not run once all of a batch are, and do
+        not count for it where they do.
       batch_size: Images at a time; memory grows with `batch_size * len(steps)`.
       num_examples: Only the first that many; None for all.
       mesh: Devices, by default all of them.
@@ -64,19 +66,20 @@ def step_curves(
     total = len(dataset) if num_examples is None else num_examples
 
     run = functools.partial(_along, attack_at, tuple(steps))
-    again = [key, *(jax.random.fold_in(key, n) for n in range(1, num_restarts))]
+    again = [jax.random.fold_in(key, n) for n in range(1, num_restarts)]
 
     def worst_run(batch, step_size) -> tuple[np.ndarray, np.ndarray]:
         """Broken and value, [B, T], over the restarts."""
-        broken, value = None, None
+        broken, value = sharding.to_host(run(key, predict, batch, step_size))
         for restart in again:
-            new, loss = sharding.to_host(run(restart, predict, batch, step_size))
-            broken = new if broken is None else broken | new
-            value = loss if value is None else np.maximum(value, loss)
-            if broken.all():
+            # One that is broken at every look stays as it is: how many restarts there
+            # are for the rest of its batch must not matter to it.
+            stands = ~broken.all(axis=1, keepdims=True)
+            if not stands.any():
                 break
-        assert broken is not None
-        assert value is not None
+            new, loss = sharding.to_host(run(restart, predict, batch, step_size))
+            broken = np.logical_or(broken, new)
+            value = np.where(stands, np.maximum(value, loss), value)
         return broken, value
 
     found = dict(accuracy=[], worst=[], loss=[])

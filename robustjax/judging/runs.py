@@ -173,9 +173,8 @@ def _ready(workdir: Path, options: Options) -> _Ready:
     test, classifier = restored.run.splits.test, restored.classifier
     another = build.another_run(mesh, restored)
     attacks = build.build_suite(options.suite, block, another, classifier)
-    model_of = lambda source: build.restore(Path(source), mesh).classifier.model_fn
     total = options.num_examples or len(test)
-    areas = build.key_areas(block, test, total, classifier, model_of)
+    areas = build.key_areas(block, test, total, classifier, another.model_fn)
     build.check_layer(classifier, test, block.get("layer"))
     subject = Subject(
         logits_fn=classifier.logits_fn,

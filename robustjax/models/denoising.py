@@ -138,7 +138,7 @@ def denoised(
       op: See `DenoisingBlock`.
       after: "stages" (all of them, Xie et al.'s four blocks), "blocks" (their entry to
         a competition, with `op="dot_product"`), or names of stages.
-      weighting: Of "bilateral".
+      weighting: Of "bilateral"; other operations have none.
       embed: See `DenoisingBlock`.
       window: Odd.
       border: "inside" or "zeros" for "mean", "reflect" or "edge" for "median".
@@ -165,6 +165,11 @@ def denoised(
         chosen = stages
     else:
         chosen = (after,) if isinstance(after, str) else tuple(after)
+        if not chosen:
+            raise InputError(
+                '`after` must name at least one stage, "stages" or "blocks", got '
+                f"{after!r}: for no block leave the network as it is."
+            )
         for name in chosen:
             _checks.one_of(stages, after=name)
     block = functools.partial(
@@ -313,6 +318,11 @@ def _windows(x: Array, window: int, border: Border) -> Array:
 def _check_block(op: str, weighting: str, window: int, border: str | None) -> None:
     _checks.one_of(get_args(Op), op=op)
     _checks.one_of(get_args(Weighting), weighting=weighting)
+    if weighting != "gaussian" and op != "bilateral":
+        raise InputError(
+            f"`weighting` is of the operation bilateral; {op} has none, got "
+            f"{weighting!r}: leave it out."
+        )
     if border is not None and op not in _BORDERS:
         raise InputError(
             f"`border` is of the operations {', '.join(_BORDERS)}; {op} has none, got "

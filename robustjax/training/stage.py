@@ -25,7 +25,7 @@ from robustjax.training.metrics import MetricsLog, ProgressBar
 from robustjax.training.optimizers import freeze
 from robustjax.training.state import TrainState, create_state
 from robustjax.training.step import Prepare, TrainStep, make_train_step
-from robustjax.types import Batch, Key, PyTree, Stage
+from robustjax.types import Batch, Key, LossFn, PyTree, Stage, as_pytree
 
 Validate = Callable[[PyTree, PyTree], dict[str, float]]
 Init = Callable[[Key], tuple[PyTree, PyTree]]
@@ -134,9 +134,15 @@ class StageRun:
     ) -> tuple[TrainState, Progress]:
         shared, stage = self._shared, self._stage
         replicated = sharding.replicated(shared.mesh)
+        step_of = self._step_of(state.params)
         step = jax.jit(
-            self._step_fn(state.params), out_shardings=replicated, donate_argnums=0
+            lambda loss_fn, state, batch: step_of(loss_fn)(state, batch),
+            out_shardings=replicated,
+            donate_argnums=1,
         )
+        # Weights of static models are arguments: compiled in they are constants, whose
+        # text grows with them.
+        loss_fn = jax.device_put(as_pytree(stage.loss_fn), replicated)
         batches = iter(stage.data)
         if progress.data is not None:
             batches.set_state(progress.data)
@@ -150,7 +156,8 @@ class StageRun:
             batch = next(batches)
             if bar is None:
                 bar = self._bar = self._new_bar(batch, done - 1)
-            state, metrics = step(state, sharding.local_rows(shared.mesh, batch))
+            rows = sharding.local_rows(shared.mesh, batch)
+            state, metrics = step(loss_fn, state, rows)
             if lockstep:
                 jax.block_until_ready(metrics)
             pending.append((offset + done, metrics))
@@ -174,11 +181,11 @@ class StageRun:
             progress = dataclasses.replace(progress, pending=())
         return state, progress
 
-    def _step_fn(self, params: PyTree) -> TrainStep:
+    def _step_of(self, params: PyTree) -> Callable[[LossFn], TrainStep]:
         options = self._shared.options
         optimizer, trainable = _optimizer(self._stage, params)
-        return make_train_step(
-            self._stage.loss_fn,
+        return lambda loss_fn: make_train_step(
+            loss_fn,
             optimizer,
             prepare=self._shared.prepare,
             trainable=trainable,

@@ -22,6 +22,7 @@ from robustjax import (
     threats,
     training,
 )
+from robustjax.types import as_pytree
 
 X = jax.random.uniform(jax.random.key(0), (16, 6))
 Y = jnp.arange(16) % 4
@@ -229,6 +230,23 @@ def test_training_sees_each_source_and_its_own_answers(networks):
         assert gap.min() < 1e-6
         seen.add(gap.argmin())
     assert seen == {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_of_sources_are_not_in_the_text_of_a_training_step(networks, name):
+    model, ((params, state), *others) = networks
+    loss_fn = LOSSES[name](model, [models.logits_fn(model, *w) for w in others])
+
+    def gradient(loss_fn, params):
+        value = lambda p: loss_fn(p, state, jax.random.key(0), BATCH)[0]
+        return jax.grad(value)(params)
+
+    held = as_pytree(loss_fn)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(others))
+    assert sum(leaf.size for leaf in jax.tree.leaves(held)) >= weights
+    apart = jax.jit(gradient).lower(held, params).as_text()
+    inside = jax.jit(lambda p: gradient(loss_fn, p)).lower(params).as_text()
+    assert len(apart) < len(inside) - weights
 
 
 # --- errors --------------------------------------------------------------------------

@@ -366,6 +366,11 @@ BAD_CALLS = {
         lambda: models.denoised(RESNET, border="edge"),
         "`border` is of the operations mean, median; gaussian has none, got 'edge'",
     ),
+    "weighting of another operation": (
+        lambda: models.denoised(RESNET, weighting="dot_product"),
+        "`weighting` is of the operation bilateral; gaussian .*'dot_product'",
+    ),
+    "no stage": (lambda: models.denoised(RESNET, after=()), r"`after` .*got \(\)"),
     "weighting": (
         lambda: models.denoised(RESNET, op="bilateral", weighting=WRONG),
         "`weighting` .*'gaussian', 'dot_product'; got 'box'",

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from robustjax import InputError, training
 from robustjax.training import Diverged, StoppedBySignal
-from robustjax.types import LossAux
+from robustjax.types import AdversarialLoss, LossAux
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -83,6 +84,28 @@ def scripted(values, seen=None):
 
 def metrics(workdir):
     return (workdir / "metrics.jsonl").read_bytes()
+
+
+def test_arrays_of_an_attack_are_arguments_of_the_step(toy, tmp_path):
+    seen = []
+
+    def craft(weights, params, model_state, key, batch):
+        seen.append(isinstance(weights, jax.core.Tracer))
+        return batch.x + weights
+
+    def objective(params, model_state, key, batch, x_adv):
+        return toy.loss(params, model_state, key, batch._replace(x=x_adv))
+
+    def state(craft, name):
+        loss_fn = AdversarialLoss(craft, objective)
+        return toy.train(tmp_path / name, [toy.stage(loss_fn=loss_fn, num_epochs=1)])
+
+    weights = jnp.full((1, 4, 4, 1), 0.01)
+    given = state(jax.tree_util.Partial(craft, weights), "argument")
+    assert seen == [True]
+    closed = state(functools.partial(craft, weights), "closure")
+    assert seen == [True, False]
+    jax.tree.map(np.testing.assert_array_equal, given.params, closed.params)
 
 
 # --- resuming -----------------------------------------------------------------------
