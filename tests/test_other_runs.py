@@ -50,9 +50,14 @@ def block(**more):
     return given | dict(layer="relu1_1") | more
 
 
-def looked_at(own, test, evaluated, total=10):
+def areas_of(own, test, evaluated, total=10):
     found = build.key_areas(evaluated, test, total, own.classifier, model_of)
     assert found is not None
+    return found
+
+
+def looked_at(own, test, evaluated, total=10):
+    found = areas_of(own, test, evaluated, total)
     result = SimpleNamespace(index=test.index[:total], labels=test.labels[:total])
     return build.attention(own.classifier, result, test, found)
 
@@ -129,6 +134,24 @@ def test_areas_that_are_missing_are_counted(own, tmp_path):
         assert "3 of 10 images have no area" in found["masks"]
         counts = {row["count"] for row in found["rows"] if row["map"] == "attention"}
         assert counts == {7}
+
+
+def test_areas_of_a_split_in_another_order_are_found_by_their_places(own, tmp_path):
+    test = own.run.splits.test
+    mixed = test.take(np.random.default_rng(1).permutation(10))
+    masks = np.zeros((10, 8, 8))
+    masks[np.arange(10), np.arange(10) % 8] = 1
+    masks[:, 0, 0] = np.arange(10) / 10  # no two are alike
+    at, path = np.argsort(mixed.index), tmp_path / "masks.npz"
+    np.savez(path, masks=masks, index=mixed.index[at])
+    areas = areas_of(own, mixed, block(masks=str(path)))
+    np.testing.assert_array_equal(areas.masks[at], masks)
+    np.savez(path, masks=masks)
+    with pytest.raises(InputError, match="must hold `index`"):
+        areas_of(own, mixed, block(masks=str(path)))
+    np.savez(path, masks=masks, index=np.arange(2000, 2010))
+    with pytest.raises(InputError, match="every image that is judged in `index`"):
+        areas_of(own, mixed, block(masks=str(path)))
 
 
 def test_models_that_do_not_fit_are_refused_before_any_attack(runs, own):

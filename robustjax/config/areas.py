@@ -52,10 +52,11 @@ def key_areas(
     Args:
       block: `config.evaluation`: `layer`, and `masks`, an .npz file with `masks`
         [N, H, W], all 0 where an image has none, or `boxes` [N, 4], NaN where it has
-        none, for the images of the split; or else `reference`, the directory of a run,
-        the largest quarter of whose map of the clean image is the mask; of the layer
-        `reference_layer`, or the same. `beside` names other runs that are looked at on
-        the same images, `gray` those from which all are attacked.
+        none, for the images of the split, in its order or with their `index` in it; or
+        else `reference`, the directory of a run, the largest quarter of whose map of
+        the clean image is the mask; of the layer `reference_layer`, or the same.
+        `beside` names other runs that are looked at on the same images, `gray` those
+        from which all are attacked.
       test: The images.
       total: How many are judged.
       classifier: That of the run, which has to have the layer.
@@ -75,7 +76,7 @@ def key_areas(
     x = np.asarray(data.as_float(jnp.asarray(test.images[:total])))
     check_places(classifier.model_fn, jnp.asarray(x[:1]), layer)
     if block.get("masks"):
-        masks, words = _from_file(Path(block["masks"]), x.shape)
+        masks, words = _from_file(Path(block["masks"]), x.shape, test.index[:total])
     else:
         masks, words = _from_reference(block, x, model_of)
     beside = {name: model_of(run) for name, run in _named(block, "beside").items()}
@@ -220,7 +221,30 @@ def _from_reference(
     return masks, words
 
 
-def _from_file(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
+def _rows_of(path: Path, given: np.ndarray | None, index: np.ndarray) -> Any:
+    """Rows of a file for images at these places in their split."""
+    if given is None and np.all(np.diff(index) > 0):
+        return slice(len(index))
+    if given is None:
+        raise InputError(
+            f"`evaluation.masks` {path} must hold `index`, the place of each row in "
+            "the split: the split is sorted by class, and its images are judged in "
+            "another order (Dataset.index)."
+        )
+    rows = {int(place): row for row, place in enumerate(given)}
+    missing = [int(place) for place in index if int(place) not in rows]
+    if missing:
+        raise InputError(
+            f"`evaluation.masks` {path} must have every image that is judged in "
+            f"`index`, got none of {missing[:5]}."
+        )
+    return [rows[int(place)] for place in index]
+
+
+def _from_file(
+    path: Path, shape: tuple[int, ...], index: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """Masks of the images at these places in their split."""
     try:
         with np.load(path) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -229,15 +253,15 @@ def _from_file(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
             f"`evaluation.masks` {path} cannot be read: {error}."
         ) from error
     count, size = shape[0], (shape[1], shape[2])
-    if "boxes" in arrays:
-        masks = evaluation.box_masks(arrays["boxes"][:count], size)
-    elif "masks" in arrays:
-        masks = arrays["masks"][:count]
-    else:
+    name = next((name for name in ("boxes", "masks") if name in arrays), None)
+    if name is None:
         raise InputError(
             f"`evaluation.masks` {path} must hold `masks` or `boxes`, got "
             f"{list(arrays)}."
         )
+    masks = arrays[name][_rows_of(path, arrays.get("index"), index)]
+    if name == "boxes":
+        masks = evaluation.box_masks(masks, size)
     if masks.shape != (count, *size):
         raise InputError(
             f"`evaluation.masks` {path} must be {(count, *size)} for these images, got "

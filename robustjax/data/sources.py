@@ -44,7 +44,9 @@ def load(
     Returns:
       The splits, uint8 (digits: float32 in [0, 1]). TFDS examples are in the order of
       their `id` where they have one, so that the first 1,000 test images are those of
-      the original set.
+      the original set. A test split that is sorted by class, as image folders are, is
+      mixed, always in the same way, or its first images would be of few classes; its
+      `index` says where each of them stood.
 
     Raises:
       InputError: One line: what is missing, damaged or of the wrong kind, and what to
@@ -147,7 +149,15 @@ def _arrange(
         splits, own = {**splits, "test": splits["validation"]}, None
     if own is None and count:
         train, own = stratified_cut(train, count, seed=seed, argument="validation")
-    return Splits(train=train, validation=own, test=splits["test"])
+    return Splits(train=train, validation=own, test=_mixed(splits["test"]))
+
+
+def _mixed(dataset: Dataset) -> Dataset:
+    """The same, in an order of its own if it is sorted by class."""
+    labels = dataset.labels
+    if len(labels) < 2 or np.any(np.diff(labels) < 0) or labels[0] == labels[-1]:
+        return dataset
+    return dataset.take(np.random.default_rng(0).permutation(len(labels)))
 
 
 def _count(validation: float, num_train: int) -> int:

@@ -81,6 +81,21 @@ def test_resizing_keeps_the_centre(folder):
     assert (splits.test.images[0] == 255).all()
 
 
+def test_a_test_split_sorted_by_class_is_mixed_and_says_where_images_were(folder):
+    for number in range(2, 40):
+        for name, level in (("ant", 200), ("cat", 10)):
+            pixels = np.full((8, 6, 3), level + number, np.uint8)
+            Image.fromarray(pixels).save(folder / "test" / name / f"{number:02}.png")
+    test = load("image_folder", data_dir=folder).test
+    assert 10 < test.labels[:40].sum() < 30  # all the same if it were not mixed
+    assert sorted(test.index) == list(range(len(test)))
+    back = test.take(np.argsort(test.index))
+    assert (np.diff(back.labels) >= 0).all()
+    np.testing.assert_array_equal(back.images[-38:, 0, 0, 0], np.arange(12, 50))
+    again = load("image_folder", data_dir=folder, validation=2, seed=3).test
+    np.testing.assert_array_equal(again.index, test.index)
+
+
 def test_image_folder_takes_validation_as_test_or_keeps_it_beside_one(folder):
     (folder / "test").rename(folder / "val")
     splits = load("image_folder", data_dir=folder)
