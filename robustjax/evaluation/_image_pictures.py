@@ -68,7 +68,7 @@ def draw_heatmaps(target: Target, heatmaps: Mapping[str, Any]) -> None:
             if row == 0:
                 words = f"{kind.replace('_', '-')}\n{_style.short(names[number], 22)}"
                 axes.set_title(words, fontsize=8)
-    _style.save(made, target, colors=None)
+    _style.save(made, target, colors=256)
 
 
 def _overlay(axes: Any, image: np.ndarray, where: np.ndarray, top: float) -> None:
@@ -114,7 +114,7 @@ def draw_attention(target: Target, attention: Mapping[str, Any]) -> None:
             if found[(model, kind)] is not None:
                 images, where = found[(model, kind)]
                 _overlay(axes, images[i], where[i], top[kind])
-    _style.save(made, target, colors=None)
+    _style.save(made, target, colors=256)
 
 
 def draw_influence_maps(target: Target, maps: Mapping[str, Any]) -> None:
