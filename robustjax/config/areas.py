@@ -29,7 +29,7 @@ class KeyAreas(NamedTuple):
       layer: Whose maps are compared with them.
       block: `config.evaluation`, of the attacks on the images.
       beside: Other models by name.
-      gray: Surrogates, from which all of them are attacked.
+      gray: By name those of surrogates, from which each of them is attacked.
     """
 
     masks: np.ndarray
@@ -37,7 +37,7 @@ class KeyAreas(NamedTuple):
     layer: str
     block: Block
     beside: Mapping[str, ModelFn]
-    gray: Sequence[ModelFn]
+    gray: Mapping[str, Sequence[ModelFn]]
 
 
 def key_areas(
@@ -79,15 +79,22 @@ def key_areas(
         masks, words = _from_file(Path(block["masks"]), x.shape, test.index[:total])
     else:
         masks, words = _from_reference(block, x, model_of)
-    beside = {name: model_of(run) for name, run in _named(block, "beside").items()}
-    gray = {name: model_of(run) for name, run in _named(block, "gray").items()}
+    runs = _named(block, "beside")
+    beside = {name: model_of(run) for name, run in runs.items()}
+    surrogates = _named(block, "gray")
+    gray = {name: model_of(run) for name, run in surrogates.items()}
     for argument, models in (("beside", beside), ("gray", gray)):
         for name, model_fn in models.items():
             place = f"evaluation.{argument}", name
             _check_fits(*place, model_fn, jnp.asarray(x[:1]), test.num_classes)
     for model_fn in beside.values():
         check_places(model_fn, jnp.asarray(x[:1]), layer)
-    return KeyAreas(masks, words, layer, block, beside, tuple(gray.values()))
+    # A model that attacks itself is no gray-box attacker.
+    of = {
+        name: [gray[one] for one, run in surrogates.items() if run != runs.get(name)]
+        for name in ("this", *beside)
+    }
+    return KeyAreas(masks, words, layer, block, beside, of)
 
 
 def attention(
@@ -99,7 +106,7 @@ def attention(
     """Key areas of the run's network, and of those beside it, on the same images.
 
     Clean ones, those of PGD on the network itself, and with `evaluation.gray` those of
-    PGD on these runs, the worst of them for each network and image.
+    PGD on these runs but itself, the worst of them for each network and image.
 
     Args:
       classifier: That of the run.
@@ -114,11 +121,15 @@ def attention(
         step_size=block["step_size"],
         num_steps=block["num_steps"],
     )
-    run: dict[str, Attack] = {f"white-box PGD-{block['num_steps']}": pgd}
-    if areas.gray:
-        surrogates = [_logits_fn(model_fn) for model_fn in areas.gray]
+
+    def attacks_on(name: str) -> dict[str, Attack]:
+        run: dict[str, Attack] = {f"white-box PGD-{block['num_steps']}": pgd}
+        surrogates = [_logits_fn(model_fn) for model_fn in areas.gray[name]]
+        if not surrogates:
+            return run
         gray = attacks.transfer(pgd, surrogates)
-        run = {f"gray-box PGD-{block['num_steps']}": gray, **run}
+        return {f"gray-box PGD-{block['num_steps']}": gray, **run}
+
     climbed = {"this": classifier.source or classifier.logits_fn}
     climbed |= {name: _logits_fn(model_fn) for name, model_fn in areas.beside.items()}
     models = {"this": classifier.model_fn, **areas.beside}
@@ -130,7 +141,7 @@ def attention(
             {"clean": x}
             | {
                 label: _crafted(attack, predict, x, result, size)
-                for label, attack in run.items()
+                for label, attack in attacks_on(name).items()
             },
         )
         for name, predict in climbed.items()
