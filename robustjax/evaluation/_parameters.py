@@ -10,6 +10,7 @@ import numpy as np
 
 from robustjax.types import Threat
 
+MODEL_FREE = ("grey", "uniform_noise", "sign_noise", "gaussian_noise")
 _ELSEWHERE = ("view", "source", "sources", "access", "perturb_templates")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 

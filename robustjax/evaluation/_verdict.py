@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from robustjax.evaluation._parameters import inside, threat_block
+from robustjax.evaluation._parameters import MODEL_FREE, inside, threat_block
 
 _NORMS = {
     "linf": "each pixel moves by at most",
     "l2": "the Euclidean norm of the change is at most",
     "l1": "the sum of absolute changes is at most",
 }
-_MODEL_FREE = ("uniform_noise", "sign_noise", "gaussian_noise", "grey")
 NO_ADAPTIVE = (
     "No adaptive attack ran: nobody who knows this defense has attacked it. For a "
     "plain classifier that is as it should be; for a defense the number is no more "
@@ -144,7 +143,7 @@ def _asks_no_model(parameters: Mapping[str, Any]) -> bool:
     parts = inside(parameters, "attack", "start", "attacks")
     if parts:
         return all(map(_asks_no_model, parts))
-    return parameters.get("name") in _MODEL_FREE
+    return parameters.get("name") in MODEL_FREE
 
 
 def threat_in_words(threat: Mapping[str, Any] | None) -> str:

@@ -12,8 +12,14 @@ from typing import Any
 import numpy as np
 
 from robustjax.evaluation._judging import worst_so_far
-from robustjax.evaluation._parameters import common_threat, inside, threat_block
+from robustjax.evaluation._parameters import (
+    MODEL_FREE,
+    common_threat,
+    inside,
+    threat_block,
+)
 from robustjax.evaluation.results import AttackResult, Robustness
+from robustjax.types import Threat
 
 
 class InconsistentError(Exception):
@@ -21,7 +27,6 @@ class InconsistentError(Exception):
 
 
 ACCESS = ("white", "gray", "black")
-_MODEL_FREE = ("grey", "uniform_noise", "sign_noise", "gaussian_noise")
 
 
 def class_prior(labels: np.ndarray) -> float:
@@ -56,11 +61,13 @@ def has_constant_solution(parameters: Mapping[str, Any]) -> bool:
     return threat["eps"] >= (high - low) / 2
 
 
-def limit_at(threat: Mapping[str, Any], eps: float, labels: np.ndarray) -> float | None:
+def limit_at(
+    threat: Threat | Mapping[str, Any], eps: float, labels: np.ndarray
+) -> float | None:
     """What no classifier exceeds at a radius; None where nothing is known.
 
     Args:
-      threat: A block, `name` and `bounds`.
+      threat: Its norm and box, or a block of them, `name` and `bounds`.
       eps: The radius.
       labels: Of the images.
 
@@ -69,12 +76,12 @@ def limit_at(threat: Mapping[str, Any], eps: float, labels: np.ndarray) -> float
       >>> limit_at(ball, 0.5, labels), limit_at(ball, 0.4, labels)
       (0.5, None)
     """
-    limited = has_constant_solution({"threat": {**threat, "eps": eps}})
-    return class_prior(labels) if limited else None
+    ball = (threat_block({"threat": threat}) or {}) | {"eps": eps}
+    return class_prior(labels) if has_constant_solution({"threat": ball}) else None
 
 
 def curve_limits(
-    threat: Mapping[str, Any], radii: Sequence[float], labels: np.ndarray
+    threat: Threat | Mapping[str, Any], radii: Sequence[float], labels: np.ndarray
 ) -> dict[str, list[float | None]]:
     """`limit` of a curve, as `limit_at`; nothing where no radius has one.
 
@@ -115,7 +122,7 @@ def by_access(result: Robustness) -> dict[str, float]:
     weights, "black" neither these nor the network. What says nothing is "white", but
     for what asks no model, and for what goes on from transferred examples.
     """
-    return _worst_by_access(result, [a for a in result.attacks if a.counts])
+    return access_by_radius(result)[""]
 
 
 def by_radius(result: Robustness) -> dict[str, list[AttackResult]]:
@@ -197,7 +204,7 @@ def _access(parameters: Mapping[str, Any]) -> str | None:
     """None for what needs no access at all, or has another attacker's work in it."""
     if "access" in parameters:
         return parameters["access"]
-    if parameters.get("name") in _MODEL_FREE:
+    if parameters.get("name") in MODEL_FREE:
         return None
     if any(map(_borrows, inside(parameters, "start"))):
         return None

@@ -24,7 +24,6 @@ from robustjax.evaluation.document import compose, report_markdown
 from robustjax.evaluation.html import report_html
 from robustjax.evaluation.limits import (
     access_by_radius,
-    by_access,
     class_prior,
     disagreements,
     has_constant_solution,
@@ -93,8 +92,9 @@ def summarise(result: Robustness) -> dict[str, Any]:
         "is legal for all: the attack failed."
         for row in beyond
     ]
-    access, elsewhere = by_access(result), access_by_radius(result)
-    elsewhere = {k: v for k, v in elsewhere.items() if k and len(v) > 1}
+    elsewhere = access_by_radius(result)
+    access = elsewhere.pop("")
+    elsewhere = {k: v for k, v in elsewhere.items() if len(v) > 1}
     inconsistent = disagreements(result)
     warnings += inconsistent
     return dict(

@@ -91,10 +91,9 @@ def restart_curve(
     walks = (_probes.path(of, number) for number in range(num_restarts))
     right = [_probes.right(of, walk, exact) for walk in walks]
     left = [_probes.worst(right[: count + 1], exact) for count in range(num_restarts)]
-    block = dict(name=threat.name, bounds=threat.bounds)
     return dict(
         restarts=list(range(1, num_restarts + 1)),
         accuracy=[float(np.mean(row)) for row in left],
         num_examples=len(of.x),
-        limit=limit_at(block, of.radius, dataset.labels[rows]),
+        limit=limit_at(threat, of.radius, dataset.labels[rows]),
     )

@@ -92,7 +92,7 @@ def _curves(
             **options,
         )
         labels = subject.dataset.labels[: steps["num_examples"]]
-        limit = evaluation.limit_at(_block(threat), eps, labels)
+        limit = evaluation.limit_at(threat, eps, labels)
         found["steps"] = steps | dict(limit=limit)
     found["restarts"] = evaluation.restart_curve(
         subject.logits_fn,
@@ -129,12 +129,8 @@ def _by_radius(subject: Subject, count: int, options: dict[str, Any]) -> dict[st
     )
     accuracy = correct.mean(axis=1).tolist()
     labels = subject.dataset.labels[:count]
-    limits = evaluation.curve_limits(_block(threat), radii, labels)
+    limits = evaluation.curve_limits(threat, radii, labels)
     return dict(eps=radii, accuracy=accuracy, num_examples=count) | limits
-
-
-def _block(threat: Threat) -> dict[str, Any]:
-    return dict(name=threat.name, bounds=threat.bounds)
 
 
 def surfaces(subject: Subject, count: int) -> dict[str, Any]:
