@@ -14,6 +14,7 @@ ORDER = (
         "_interned",
         "_checks",
         "_digest",
+        "_files",
         "_provenance",
         "_random",
         "threats",

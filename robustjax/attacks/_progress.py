@@ -1,7 +1,8 @@
 """How far a long attack has come: plain arrays, in a file from which it can go on."""
 
 import dataclasses
-import os
+import functools
+import io
 import time
 import zipfile
 import zlib
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from robustjax import _files
 from robustjax._checks import InputError
 from robustjax._digest import digest
 
@@ -89,7 +91,7 @@ class ProgressFile:
 
     def __init__(self, path: Path | None, *work: Any, probe: np.ndarray):
         self._path = None if path is None else Path(path)
-        self._signature = "" if path is None else digest(work)
+        self._signature = "" if path is None else _files.agreed(digest(work))
         self._probe = probe
         self._written = time.monotonic()
 
@@ -99,10 +101,11 @@ class ProgressFile:
         Raises:
           InputError: the file belongs to another run or cannot be read.
         """
-        if self._path is None or not self._path.exists():
+        there = None if self._path is None else _files.read(self._path)
+        if there is None:
             return fresh
         try:
-            with np.load(self._path) as content:
+            with np.load(io.BytesIO(there)) as content:
                 found = {name: content[name] for name in content.files}
             signature, probe = str(found.pop("signature")), found.pop("probe")
             progress = Progress(**found)
@@ -123,17 +126,9 @@ class ProgressFile:
         due = now or time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES
         if self._path is None or not due:
             return
-        partial = self._path.with_name(self._path.name + ".partial")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                known = {"signature": self._signature, "probe": self._probe}
-                np.savez(file, **known, **vars(progress))
-            os.replace(partial, self._path)
-        except OSError as error:
-            raise InputError(
-                f"Cannot write `state_file` {self._path}: {error.strerror}."
-            ) from error
+        known = {"signature": self._signature, "probe": self._probe}
+        fill = functools.partial(np.savez, **known, **vars(progress))
+        _files.write(self._path, fill, "state_file")
         self._written = time.monotonic()
 
     def _answers(self, probe: np.ndarray) -> bool:
@@ -147,4 +142,4 @@ class ProgressFile:
     def remove(self) -> None:
         """Forgets a run that is over."""
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            _files.remove(self._path)

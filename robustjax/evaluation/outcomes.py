@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from robustjax import _files
 from robustjax._checks import InputError
 from robustjax.evaluation.results import Robustness
 
@@ -94,13 +95,7 @@ def save_outcomes(directory: Path, result: Robustness) -> Path:
       'outcomes.npz'
     """
     path = Path(directory) / OUTCOMES
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(outcomes_file(result))
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror}.") from error
+    _files.write(path, lambda file: file.write(outcomes_file(result)))
     return path
 
 

@@ -66,7 +66,7 @@ def evaluate(
       state_dir: Where finished blocks and the progress of staged attacks are kept, so
         that a killed evaluation goes on; None keeps none. Other evaluations may keep
         theirs in the same place. Attacks without `parameters` start again, since
-        nothing tells them from others; with several processes all do.
+        nothing tells them from others. Of several processes the first keeps it.
       keep_state: Leaves that there at the end, from which the same call has its result
         at once, until somebody says `forget(state_dir, result)`.
       log: Called with one line after each stage of a staged attack, and with one for
@@ -95,10 +95,6 @@ def evaluate(
     total = len(dataset) if num_examples is None else num_examples
     given = (predict, dataset, total, key, batch_size, mesh, keep_adversarial)
     sweep = Sweep(*given, log=log, advance=advance)
-    if state_dir is not None and jax.process_count() > 1:
-        state_dir = None  # they would have to agree on which blocks are there
-        if log:
-            log("Several processes: an evaluation that is killed starts again.")
     clean, clean_seconds = sweep.clean()
     if clean.nan.any():
         row = int(dataset.index[:total][clean.nan][0])

@@ -7,7 +7,7 @@ what another has done so far.
 """
 
 import contextlib
-import os
+import io
 import time
 import zipfile
 import zlib
@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from robustjax import _files
 from robustjax._checks import InputError
 from robustjax._digest import digest
 from robustjax.evaluation.results import Robustness
@@ -59,7 +60,7 @@ class Unfinished:
 
     def mark(self, *work: Any) -> str:
         """What identifies a part of the evaluation, by what it is made of."""
-        return "" if self._directory is None else digest(work)
+        return "" if self._directory is None else _files.agreed(digest(work))
 
     def block(
         self, name: str, number: int, run: Callable[[Any], Any], batch: Any, mark: str
@@ -143,7 +144,7 @@ def forget(directory: Path, result: Robustness | None = None) -> None:
 
 def _remove(directory: Path, start: str) -> None:
     for path in directory.glob(f"{start}*{SUFFIX}*"):
-        path.unlink(missing_ok=True)
+        _files.remove(path)
 
 
 def _kinds(leaves: Sequence[Any]) -> list[tuple[tuple[int, ...], np.dtype]]:
@@ -156,23 +157,17 @@ def _timed(run: Callable[[Any], Any], batch: Any) -> tuple[Any, float]:
 
 
 def _read(path: Path, mark: str) -> list[np.ndarray] | None:
+    there = _files.read(path)
+    if there is None:
+        return None
     try:
-        with np.load(path) as content:
+        with np.load(io.BytesIO(there)) as content:
             if str(content["mark"]) != mark:
                 return None
             return [content[f"arr_{i}"] for i in range(len(content.files) - 1)]
-    except _UNREADABLE:  # half a file, or none
+    except _UNREADABLE:  # half a file
         return None
 
 
 def _write(path: Path, mark: str, arrays: list[Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez(file, *arrays, mark=np.array(mark))
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(
-            f"Cannot keep unfinished work in {path.parent}: {error.strerror}."
-        ) from error
+    _files.write(path, lambda file: np.savez(file, *arrays, mark=np.array(mark)))

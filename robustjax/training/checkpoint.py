@@ -21,6 +21,7 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
+from robustjax import _files
 from robustjax._checks import InputError
 from robustjax.training.state import TrainState
 from robustjax.types import PyTree
@@ -311,10 +312,5 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
       InputError: the file cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror}.") from error
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    _files.write(path, lambda file: file.write(text.encode()))

@@ -1,7 +1,13 @@
 """A killed evaluation goes on where it was, and only there."""
 
 import functools
+import json
+import os
+import socket
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -175,17 +181,10 @@ def test_functions_are_not_mistaken_for_each_other(tmp_path, names, parameters):
     assert outcomes(found) == outcomes(judge(None, attacks=pair[1])[0])
 
 
-def test_what_starts_again_is_said(tmp_path, monkeypatch):
+def test_what_starts_again_is_said(tmp_path):
     lines = []
     judge(tmp_path, attacks=[NamedAttack("mine", shift(0.1))], log=lines.append)
     assert lines == ["mine has no `parameters`: if it is killed, it starts again."]
-    lines.clear()
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(training.sharding, "to_host", jax.device_get)
-    result, _ = judge(tmp_path, attacks=suite()[:1], keep_state=True, log=lines.append)
-    assert lines == ["Several processes: an evaluation that is killed starts again."]
-    assert result.state is None
-    assert not list(tmp_path.iterdir())
 
 
 def test_parameters_are_told_apart_by_name():
@@ -282,9 +281,36 @@ def test_staged_attacks_are_judged_block_by_block(monkeypatch):
     np.testing.assert_allclose(staged.distance["linf"], moved, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_two_processes_go_on_from_the_disk_of_the_first(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    script = Path(__file__).with_name("one_of_two.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, address, str(index), tmp_path],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
+        for index in range(2)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    first, second = (json.loads(line.splitlines()[-1]) for line in said)
+    assert first == second
+    counts, found, left = first
+    # Two blocks clean, which are not kept; of the attacks what was not there before.
+    assert counts == [4, 2, 4, 2]
+    assert found == outcomes(judge(None, batch_size=8)[0])
+    assert not left
+    assert not (tmp_path / "1").exists()
+
+
 def test_what_cannot_be_kept_is_said(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="Cannot keep unfinished work in"):
+    with pytest.raises(InputError, match=r"Cannot write .*unfinished\.npz: "):
         judge(tmp_path / "file", attacks=suite()[:1])
 
 
