@@ -188,6 +188,7 @@ class Seed:
             key=jax.random.key(0),
             num_examples=_NUM_ADAPTIVE.value,
             keep_adversarial=True,
+            state_dir=self.workdir / "adaptive.unfinished",
         )
         bare = self.with_block({}).classifier.logits_fn
         rows = evaluation.beside_bare(result, self.test, bare)["rows"]

@@ -6,6 +6,7 @@ same order.
 """
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -42,7 +43,7 @@ def write(path: Path, fill: Callable[[BinaryIO], object], name: str = "") -> Non
     """
     if jax.process_index() != 0:
         return
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -51,6 +52,11 @@ def write(path: Path, fill: Callable[[BinaryIO], object], name: str = "") -> Non
     except OSError as error:
         called = f"`{name}` " if name else ""
         raise InputError(f"Cannot write {called}{path}: {error.strerror}.") from error
+
+
+def partial_of(path: Path) -> Path:
+    """Where a file is written until it is whole; no other process writes there."""
+    return path.with_name(f"{path.name}.{os.getpid()}.partial")
 
 
 def remove(path: Path) -> None:

@@ -51,16 +51,21 @@ def _with_gradient_of_jvp(primals, tangents):
 
 
 def input_gradient(
-    objective_fn: Callable[[Array], tuple[Array, PyTree]], x: Array
+    objective_fn: Callable[[Array], tuple[Array, PyTree]],
+    x: Array,
+    *,
+    raw: bool = False,
 ) -> tuple[Array, PyTree, Array]:
     """Per-example values, auxiliary output and input gradients.
 
     The gradient is of the sum over the batch, so that examples stay independent
-    wherever the model treats them so.
+    wherever the model treats them so. What is not a number in it becomes 0, so that no
+    step leads to a pixel that is none, and infinity the largest number.
 
     Args:
       objective_fn: `x -> ([B] values, aux)`.
       x: [B, ...].
+      raw: Leaves the gradient as it is, for who looks at its health.
 
     Returns:
       values [B], aux, and the gradient of the shape of `x`.
@@ -78,7 +83,7 @@ def input_gradient(
 
     differentiated = loop_safe(jax.value_and_grad(total, has_aux=True))
     (_, (values, aux)), grad = differentiated(x)
-    return values, aux, grad
+    return values, aux, grad if raw else jnp.nan_to_num(grad)
 
 
 def input_jacobian(

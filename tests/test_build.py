@@ -315,6 +315,13 @@ def test_a_suite_of_ones_own(tmp_path):
     assert ddn.parameters["threat"]["eps"] == "inf"
 
 
+_FGSM = "name='fgsm', threat=dict(name='linf', eps=0.1)"
+
+
+def _own(block):
+    return f"def get_config(): return [dict({block})]"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -322,6 +329,12 @@ def test_a_suite_of_ones_own(tmp_path):
         ("", "no function get_config"),
         ("def get_config(): return 3", "must return a list"),
         ("def get_config(): return [dict(name='pdg')]", "attack name.*'pdg'"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        (_own("name='fgsm', threat='linf'"), "must be a block .* got 'linf'"),
+        (_own("name='restarts', attack='fgsm', num_restarts=2"), "got 'fgsm'"),
+        (_own(f"{_FGSM}, label=3"), "`name` of an attack .* got 3"),
+        (_own(f"{_FGSM}, label='clean'"), "`name` of an attack .* got 'clean'"),
+        (_own(f"{_FGSM}, counts='no'"), "`counts` .* got 'no'"),
     ],
 )
 def test_a_wrong_suite_is_named(tmp_path, content, message):

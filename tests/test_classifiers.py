@@ -429,6 +429,13 @@ def test_overrides_of_eval():
     for wrong in ("head", "head=3", "tail.name=3", "head.seed="):
         with pytest.raises(InputError, match=r"`--set` must be block\.name=value"):
             build.override(config, None, None, [wrong])
+    config.evaluation = {"num_steps": 40}
+    config.data = {"name": "digits"}
+    build.override(config, None, None, ["evaluation.layer=features", "data.name=mnist"])
+    for wrong in ("evaluation.num_stepz=3", "data.imagesize=9"):
+        with pytest.raises(InputError, match=r"`--set` knows no .*, only .*n"):
+            build.override(config, None, None, [wrong])
+    build.override(config, None, None, ["evaluation.mine=3"], any_evaluation=True)
     config.head.template_weight = "paper"
     build.override(config, None, None, ["head.template_weight=0.5"])
     assert config.head.template_weight == 0.5

@@ -108,7 +108,7 @@ def _look(climbed: LogitsFn, judge: LogitsFn, x: Array, y: Array) -> dict[str, A
     def objective(z: Array) -> tuple[Array, Array]:
         return _outcome.climbed(cross_entropy, climbed, y)(z)
 
-    _, _, grad = input_gradient(objective, x)
+    _, _, grad = input_gradient(objective, x, raw=True)
     largest = jnp.abs(grad).max(axis=tuple(range(1, x.ndim)))
     # The same image in the company of only the first one.
     lonely = jax.lax.map(lambda image: judge(jnp.stack([image, x[0]]))[0], x[:4])

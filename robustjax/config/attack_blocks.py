@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from robustjax import attacks, objectives, threats
 from robustjax._checks import InputError, one_of
 from robustjax.config import names
-from robustjax.config.blocks import Block, call, lookup, make, rest
+from robustjax.config.blocks import Block, call, check_block, lookup, make, rest
 from robustjax.config.critics import Critics
 from robustjax.types import Attack, LogitsFn, Objective, Threat
 
@@ -99,6 +99,7 @@ class Builder:
           block: Of an attack, or of one of those inside of it.
           begin: A start in place of the block's, and of those of blocks inside.
         """
+        check_block("attack", block)
         given = dict(block)
         beside = {k: given.pop(k) for k in BESIDE if k in given}
         if beside:

@@ -178,7 +178,7 @@ def _own_suite(path: Path, evaluation: Block) -> Sequence[Block]:
         blocks: Any = get_config(evaluation) if takes_evaluation else get_config()
     except InputError:
         raise
-    except Exception as error:  # a suite is a program: anything may go wrong in it
+    except (Exception, SystemExit) as error:  # a program: anything may go wrong in it
         reason = " ".join(str(error).split())
         raise InputError(f"`suite` {path}: {type(error).__name__}: {reason}") from error
     valid = isinstance(blocks, (list, tuple)) and blocks

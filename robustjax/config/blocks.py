@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from robustjax._checks import InputError, one_of
 
 Block = Mapping[str, Any]
@@ -11,7 +13,16 @@ Block = Mapping[str, Any]
 
 def make(kind: str, table: Mapping[str, Callable], block: Block, **fixed: Any) -> Any:
     """What the block's name stands for, called with the rest of the block."""
+    check_block(kind, block)
     return call(kind, lookup(kind, table, block.get("name")), rest(block), **fixed)
+
+
+def check_block(kind: str, block: object) -> None:
+    """Raises unless it is a block."""
+    if not isinstance(block, (Mapping, ConfigDict)):
+        raise InputError(
+            f"`{kind}` must be a block such as dict(name=...), got {block!r}."
+        )
 
 
 def lookup(kind: str, table: Mapping[str, Any], name: object) -> Any:

@@ -1,16 +1,28 @@
 """What `eval.py` changes in the config of a run before it judges it."""
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from robustjax._checks import InputError
 
+# What some suite or section reads of `config.evaluation`, beside what is in it anyway.
+_EVALUATION = (
+    *("layer", "masks", "reference", "reference_layer", "beside", "gray", "black"),
+    *("surrogate", "adaptive_restarts", "paper_restarts", "grid_restarts"),
+    *("best_restarts", "wnll_paper", "draws", "bank"),
+)
+
 
 def override(
-    config: Any, head: str | None, transform: str | None, changes: Sequence[str]
+    config: Any,
+    head: str | None,
+    transform: str | None,
+    changes: Sequence[str],
+    *,
+    any_evaluation: bool = False,
 ) -> None:
     """Changes a config in place.
 
@@ -20,6 +32,8 @@ def override(
         so does the name that it has.
       transform: The same for the transform; "none" takes it away.
       changes: "block.name=value" each, values as in Python, else words.
+      any_evaluation: Takes any name in `evaluation`, which a suite of one's own may
+        read.
 
     Raises:
       InputError: a change does not fit.
@@ -47,6 +61,9 @@ def override(
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
+        if first == "data" or (first == "evaluation" and not any_evaluation):
+            more = _EVALUATION if first == "evaluation" else ()
+            _check_known(first, rest[0], {*config[first], *more})
         inside = config[first]
         for part in rest[:-1]:
             if not isinstance(inside.get(part), ConfigDict):
@@ -54,6 +71,13 @@ def override(
             inside = inside[part]
         with inside.ignore_type():  # a weight may be a name or a number
             inside[rest[-1]] = value
+
+
+def _check_known(block: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise InputError(
+            f"`--set` knows no {block}.{name}, only {', '.join(sorted(known))}."
+        )
 
 
 def evaluation_with(

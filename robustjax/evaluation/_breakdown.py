@@ -1,6 +1,6 @@
 """Who broke what, and how: what a summary says beyond accuracies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,21 @@ def confusion(result: Robustness) -> list[list[int]] | None:
     known = at_worst >= 0
     np.add.at(counts, (result.labels[known], at_worst[known]), 1)
     return counts.tolist()
+
+
+def mistakes(counts: Sequence[Sequence[int]], most: int = 20) -> list[list[int]]:
+    """The most frequent confusions, as label, prediction and count.
+
+    Example:
+      >>> mistakes([[5, 2], [3, 0]])
+      [[1, 0, 3], [0, 1, 2]]
+    """
+    matrix = np.array(counts)
+    np.fill_diagonal(matrix, 0)
+    order = np.argsort(-matrix, axis=None, kind="stable")[:most]
+    pairs = zip(*np.unravel_index(order, matrix.shape), strict=True)
+    found = [[int(i), int(j), int(matrix[i, j])] for i, j in pairs]
+    return [one for one in found if one[2]]
 
 
 def paths(result: Robustness) -> list[dict[str, Any]]:

@@ -103,15 +103,28 @@ def right(judge: LogitsFn, x: Array, y: Array) -> Array:
 @jax.jit
 def health(climbed: LogitsFn, x: Array, y: Array) -> GradientHealth:
     """Of the cross-entropy, of a random classifier's mean probabilities."""
+    return gradient_health(functools.partial(_mean_logits, climbed), x, y)
 
-    def mean(z: Array) -> Array:
-        logits = climbed(z)
-        if logits.ndim == 2:
-            return logits
-        logs = jax.nn.log_softmax(logits.astype(jnp.float32))
-        return jax.nn.logsumexp(logs, axis=0)
 
-    return gradient_health(mean, x, y)
+@jax.jit
+def beside_zeros(
+    climbed: LogitsFn, x: Array, y: Array, far: Array, middle: Array
+) -> tuple[Array, Array]:
+    """Answers before and after pixels without a derivative move towards the middle."""
+
+    def look(z: Array) -> tuple[Array, tuple]:
+        return cross_entropy(_mean_logits(climbed, z), y), ()
+
+    grad = input_gradient(look, x)[2]
+    moved = jnp.where(grad == 0, x + jnp.where(x > middle, -far, far), x)
+    return answers(climbed, x), answers(climbed, moved)
+
+
+def _mean_logits(climbed: LogitsFn, z: Array) -> Array:
+    logits = climbed(z)
+    if logits.ndim == 2:
+        return logits
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits.astype(jnp.float32)), axis=0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

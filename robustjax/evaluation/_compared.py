@@ -251,8 +251,11 @@ def _check_images(names: tuple[str, str], first: Outcomes, other: Outcomes) -> N
     if same:
         labels = in_order(first, first.labels), in_order(other, other.labels)
         same = np.array_equal(*labels)
+    if first.images and other.images:  # not before the lengths, which say more
+        same &= first.images == other.images
     if not same:
         raise InputError(
             f"`compare` got reports of different images: {names[0]} and {names[1]} "
-            "were judged on other splits or cuts. Evaluate both on the same."
+            "were judged on other splits, cuts, sizes or pixels. Evaluate both on "
+            "the same."
         )

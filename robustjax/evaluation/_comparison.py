@@ -144,6 +144,8 @@ def accuracy_cells(comparison: Mapping[str, Any]) -> Cells:
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:
+    if row["interval"] is None and row["deviation"] is None:
+        return f"{percent(row['accuracy'])} (1 run)"
     if row["interval"] is None:
         spread = f"{100 * row['deviation']:.2f}"
         return f"{percent(row['accuracy'])} +- {spread} ({len(row['by_run'])} runs)"
@@ -207,13 +209,15 @@ def _tested(comparison: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _limits(row: Mapping[str, Any]) -> tuple[float, float]:
     if row["interval"] is not None:
         return row["interval"]
-    return row["accuracy"] - row["deviation"], row["accuracy"] + row["deviation"]
+    spread = row["deviation"] or 0.0
+    return row["accuracy"] - spread, row["accuracy"] + spread
 
 
 def _label(model: Mapping[str, Any]) -> str:
     if not model["runs"]:
         return f"{model['name']} (95% interval)"
-    return f"{model['name']} ({model['runs']} runs, +- deviation)"
+    several = f"{model['runs']} runs, +- deviation"
+    return f"{model['name']} ({'1 run' if model['runs'] == 1 else several})"
 
 
 def _p(p: float) -> str:

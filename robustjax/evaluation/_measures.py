@@ -114,7 +114,8 @@ def transductive(seen: Seen) -> Found:
     if seen.changing.any():
         return Found(None, "The classifier is random: nothing can be compared.")
     changed = _probes.company_share(seen.of)
-    return _share(changed, "change with the others of the batch")._replace(images=None)
+    words = "change with the others of the batch, or their place in it"
+    return _share(changed, words)._replace(images=None)
 
 
 def probabilities(seen: Seen) -> Found:

@@ -190,7 +190,7 @@ def draw_paths(target: Target, paths: Sequence[Mapping[str, Any]]) -> None:
         _style.title(left, _style.short(path["attack"], 60))
         left.set(xlabel="step", ylabel="objective")
         ends = [(v[-1], n, c) for v, n, c in _ends(low, middle, high, mean)]
-        _style.beside(left, [end for end in ends if np.isfinite(end[0])])
+        _style.beside(left, ends)
         for halving in path.get("halvings", ()):
             left.axvline(halving["step"], color=_style.ORANGE, linewidth=0.8)
             left.annotate(

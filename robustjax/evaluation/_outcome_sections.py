@@ -249,12 +249,25 @@ def _pictured(content: Mapping[str, Any]) -> list[Section]:
         words = "True classes against predictions on the worst point of each image."
         blocks = [Text(words), Image("confusion"), _confusion(content)]
         found.append(Section("Confusion under attack", blocks))
+    elif content.get("confusions"):
+        found.append(Section("Confusion under attack", [_mistakes(content)]))
     names = [one["name"] for one in content.get("pictures", ())]
     if "examples" in names:
         found.append(Section("Images before and after", [Image("examples")]))
     if "heatmaps" in names:
         found.append(Section("Where the network looks", [Image("heatmaps")]))
     return found
+
+
+def _mistakes(content: Mapping[str, Any]) -> Table:
+    given = content.get("class_names") or []
+
+    def name(label: int) -> str:
+        return given[label] if label < len(given) else str(label)
+
+    cells: Cells = [("label", "prediction", "images")]
+    cells += [(name(i), name(j), str(n)) for i, j, n in content["confusions"]]
+    return Table("The most frequent mistakes on the worst point of each image", cells)
 
 
 def _confusion(content: Mapping[str, Any]) -> Folded:

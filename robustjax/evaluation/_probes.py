@@ -201,24 +201,30 @@ def own_scale(logits: np.ndarray, y: np.ndarray) -> float:
 def company_share(of: Subject) -> np.ndarray:
     """Whether logits change with the other images of the batch, [n] bool.
 
-    Every second image is replaced by its negative, then every other second one; shapes
-    and places stay as they are.
+    Two of three images are replaced by negatives with noise on them, in turn; shapes
+    and places stay as they are. Then the images change places, where the classifier
+    has no draws, which may belong to places.
     """
     low, high = of.threat.bounds
 
     def beside(x: Array, keep: int) -> tuple[Array, Array, Array]:
         rows = jnp.concatenate([x, x]) if len(x) == 1 else x
-        stays = jnp.arange(len(rows)) % 2 == keep
-        negative = low + high - rows
-        mixed = jnp.where(stays.reshape(-1, *(1,) * (x.ndim - 1)), rows, negative)
+        noise = of.box * jax.random.uniform(of.fresh(103), rows.shape, minval=-0.2)
+        company = jnp.clip(low + high - rows + 0.25 * noise, low, high)
+        stays = jnp.arange(len(rows)) % 3 == keep
+        mixed = jnp.where(stays.reshape(-1, *(1,) * (x.ndim - 1)), rows, company)
         one, other = (_climbs.answers(of.judge, z) for z in (rows, mixed))
         return one[: len(x)], other[: len(x)], stays[: len(x)]
 
     changed = np.zeros(len(of.x), bool)
-    for keep in (0, 1):
+    for keep in range(3):
         run = lambda x, *_, keep=keep: beside(x, keep)
         one, other, stayed = of.over(run)
         changed |= differs(one, other) & stayed
+    before = logits(of)
+    if before.ndim == 2:
+        places = np.roll(np.arange(len(of.x)), 1)
+        changed |= differs(before, logits(of.take(places))[np.argsort(places)])
     return changed
 
 
@@ -231,18 +237,23 @@ def differs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def useless_gradients(of: Subject) -> dict[str, np.ndarray] | None:
-    """Not finite, zero, or zero in most pixels, each [n] bool; None: no gradient."""
+    """Not finite, zero, or zero in most pixels, each [n] bool; None: no gradient.
+
+    The last only where logits change with those pixels.
+    """
     try:
         found = of.over(lambda x, y, _: _climbs.health(of.climbed, x, y))
     except (ValueError, TypeError, NotImplementedError) as error:
         if isinstance(error, _checks.InputError):
             raise
         return None
-    return dict(
-        infinite=~found.finite,
-        zero=found.largest == 0,
-        mostly=(found.zero_share > 0.5) & (found.largest > 0),
-    )
+    mostly = (found.zero_share > 0.5) & (found.largest > 0)
+    if mostly.any():  # pixels that nobody looks at, as beyond a crop, hide nothing
+        far = jnp.float32(min(of.radius or of.box, of.box / 4))
+        middle = jnp.float32(sum(of.threat.bounds) / 2)
+        look = lambda x, y, _: _climbs.beside_zeros(of.climbed, x, y, far, middle)
+        mostly &= differs(*of.over(look))
+    return dict(infinite=~found.finite, zero=found.largest == 0, mostly=mostly)
 
 
 def instability(of: Subject, num_draws: int, radius: float) -> np.ndarray:

@@ -103,7 +103,10 @@ def steps_section(curves: Mapping[str, Any]) -> Section:
     cells: Cells = [("step size", *(f"{step} steps" for step in curves["steps"]))]
     for number, step_size in enumerate(curves["step_sizes"]):
         row = zip(curves["accuracy"][number], curves["loss"][number], strict=True)
-        shown = (f"{100 * accuracy:.2f}% ({loss:.3f})" for accuracy, loss in row)
+        shown = (
+            f"{100 * accuracy:.2f}% ({'none' if loss is None else f'{loss:.3f}'})"
+            for accuracy, loss in row
+        )
         cells.append((f"{step_size:.5g}", *shown))
     words = (
         f"Accuracy (and mean cross-entropy) at the iterates of PGD, n = "

@@ -1,6 +1,8 @@
 """How pictures of reports look: one figure, one palette, one way to save."""
 
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -83,23 +85,26 @@ def note(axes: Any, x: float, y: float, text: str, **options: Any) -> None:
     axes.annotate(text, (x, y), xytext=offset, textcoords="offset points", **given)
 
 
-def beside(axes: Any, ends: list[tuple[float, str, str]], **options: Any) -> None:
+def beside(
+    axes: Any, ends: Sequence[tuple[float | None, str, str]], **options: Any
+) -> None:
     """Names of curves at their right ends, apart from one another.
 
     Args:
       axes: With its final limits.
-      ends: Height, name and colour of each.
+      ends: Height, name and colour of each; without a finite height it has no end.
       **options: Of the text.
     """
+    seen = sorted((h, *rest) for h, *rest in ends if h is not None and math.isfinite(h))
     low, high = axes.get_ylim()
     inches = axes.get_position().height * axes.figure.get_figheight()
     wide = 0.15 / max(inches, 0.1) * (high - low)  # of a line of words
     places: list[float] = []
-    for height, _, _ in sorted(ends):
+    for height, _, _ in seen:
         least = places[-1] + wide if places else low
         places.append(max(min(max(height, low), high), least))
     over = max(places[-1] - high, 0.0) if places else 0.0
-    for place, (_, name, color) in zip(places, sorted(ends), strict=True):
+    for place, (_, name, color) in zip(places, seen, strict=True):
         axes.annotate(
             name,
             (1.0, place - over),

@@ -161,7 +161,8 @@ RULES = (
     Rule(
         "transductive",
         0.0,
-        "Share of images whose logits change with the other images of the batch.",
+        "Share of images whose logits change with the other images of the batch, or "
+        "with their place in it.",
         "Accuracy depends on whom an image is judged beside, and attacks may have been "
         "beside others. Judge every image alone: BatchNorm by its running statistics, "
         "heads by single queries.",

@@ -99,14 +99,54 @@ def standing(content: Mapping[str, Any]) -> tuple[str, str]:
     return "no flags", f"{verdict['measured']} indicators measured, none raised."
 
 
-def threat_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The threat that all attacks that count have in common, None if they have none."""
+def threat_of(
+    rows: Sequence[Mapping[str, Any]], context: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The threat that holds all attacks that count, None if none does.
+
+    The widest of theirs, where only radii differ; that of the evaluation, which
+    `context` may name, where they name none.
+    """
     found = []
     for row in rows:
         if "parameters" in row and row.get("counts", True):
             found += _threats(row["parameters"])
-    distinct = [one for i, one in enumerate(found) if one not in found[:i]]
-    return dict(distinct[0]) if len(distinct) == 1 else None
+    if not found:
+        return threat_block(context)
+    widest = max(found, key=lambda one: float(one.get("eps", 0.0)))
+    balls = [dict(one) | dict(eps=widest.get("eps")) for one in found]
+    return dict(widest) if all(ball == balls[0] for ball in balls) else None
+
+
+def beyond(summary: Mapping[str, Any], threat: Mapping[str, Any]) -> list[str]:
+    """A line on attacks that count and went beyond a threat, if there are any.
+
+    Args:
+      summary: From `summarise`.
+      threat: `name`, `eps` and `bounds` of the evaluation.
+
+    Example:
+      >>> row = dict(name="far", largest_distance=dict(linf=0.3), pixel_range=[0, 1])
+      >>> beyond(dict(rows=[row]), dict(name="linf", eps=0.1, bounds=(0, 1)))[0]
+      'Beyond the threat model (linf 0.1), and in the worst case: far (0.3).'
+    """
+    (low, high), eps = threat.get("bounds") or (0.0, 1.0), float(threat["eps"])
+    far = []
+    for row in summary["rows"]:
+        if not row.get("counts", True) or "largest_distance" not in row:
+            continue
+        distance, (least, most) = row["largest_distance"], row["pixel_range"]
+        size = distance.get(threat["name"], 0.0)
+        if size > eps * (1 + 1e-4) + 1e-6:
+            far.append(f"{row['name']} ({size:.4g})")
+        elif least < low - 1e-6 or most > high + 1e-6:
+            far.append(f"{row['name']} (pixels in [{least:.4g}, {most:.4g}])")
+    if not far:
+        return []
+    return [
+        f"Beyond the threat model ({threat['name']} {eps:.4g}), and in the worst case: "
+        f"{', '.join(far)}."
+    ]
 
 
 def _threats(parameters: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from robustjax._checks import InputError
+from robustjax import _files
 from robustjax.evaluation._blocks import aligned, markdown
 from robustjax.evaluation._compared import (
     Model,
@@ -29,6 +29,7 @@ from robustjax.evaluation._comparison import (
     comparison_sections,
     sentences,
 )
+from robustjax.evaluation._verdict import standing
 from robustjax.evaluation.html import page
 from robustjax.evaluation.outcomes import NOT_COUNTED
 from robustjax.evaluation.statistics import (
@@ -129,14 +130,8 @@ def write_comparison(directory: Path, comparison: Mapping[str, Any]) -> None:
         "compare.html": page("Comparison", sections, pictures).encode(),
         "compare.md": text.encode(),
     }
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, written in files.items():
-            partial = directory / f"{name}.partial"
-            partial.write_bytes(written)
-            partial.replace(directory / name)
-    except OSError as error:
-        raise InputError(f"Cannot write to {directory}: {error.strerror}.") from error
+    for name, written in files.items():
+        _files.write(directory / name, lambda file, it=written: file.write(it))
     write_json(directory / "compare.json", comparison)
 
 
@@ -211,6 +206,10 @@ def _worst_cases(
             "The worst case over shared attacks is not known of a random classifier: "
             "evaluate all with one suite."
         ]
+    if not shared:
+        return None, [
+            "No attack that counts is shared: there is no worst case to pair."
+        ]
     found = {
         run.directory: np.all(
             [run.outcomes.clean, *(run.outcomes.attacks[name] for name in shared)],
@@ -218,7 +217,7 @@ def _worst_cases(
         )
         for run in runs
     }
-    listed = ", ".join(name for name in attacks if name in shared) or "none"
+    listed = ", ".join(name for name in attacks if name in shared)
     line = f"The worst case is over the shared attacks that count only: {listed}."
     return found, [line]
 
@@ -228,6 +227,8 @@ def _own_warnings(models: Sequence[Model]) -> list[str]:
     for model in models:
         for seed, run in model.runs.items():
             name = f"{model.name} {seed}".strip()
+            state, why = standing(run.content)
+            found += [f"{name}: {why}"] if state in ("failed", "flagged") else []
             found += [f"{name}: {line}" for line in run.content.get("warnings") or ()]
     return found
 
@@ -276,7 +277,8 @@ def _row(table: Mapping[str, Mapping[str, np.ndarray]], name: str) -> dict[str, 
     values = {seed: float(rows[name].mean()) for seed, rows in table.items()}
     if "" not in table:
         mean, deviation = mean_and_deviation(list(values.values()))
-        return dict(accuracy=mean, deviation=deviation, by_run=values, interval=None)
+        known = deviation if len(values) > 1 else None  # of one run there is none
+        return dict(accuracy=mean, deviation=known, by_run=values, interval=None)
     correct = table[""][name]
     low, high = wilson_interval(float(correct.sum()), len(correct))
     return dict(accuracy=values[""], interval=[low, high])

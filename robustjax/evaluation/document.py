@@ -9,7 +9,6 @@ import numpy as np
 from robustjax.evaluation import _gallery, schema
 from robustjax.evaluation._blocks import Picture, markdown
 from robustjax.evaluation._outcome_sections import sections_of
-from robustjax.evaluation._parameters import threat_block
 from robustjax.evaluation._verdict import adaptive_rows, threat_of, verdict_of
 from robustjax.evaluation.history import examples_of
 from robustjax.evaluation.results import Robustness
@@ -107,7 +106,7 @@ def compose(
     content: dict[str, Any] = {**whole, **context, **summary}
     content["schema"] = dict(name=schema.NAME, version=schema.VERSION)
     content.setdefault("precision", _precision())
-    threat = threat or threat_of(summary["rows"]) or threat_block(context)
+    threat = threat or threat_of(summary["rows"], context)
     judged = None if indicators is None else [_as_dict(one) for one in indicators]
     known = adaptive_rows(summary["rows"]) if adaptive is None else adaptive
     content |= dict(threat=threat, indicators=judged)

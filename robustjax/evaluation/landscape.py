@@ -132,7 +132,7 @@ def gradient_health(
     """
     _checks.labels(logits_fn(x), y)
     climbed = lambda z: (objective(logits_fn(z), y), jnp.zeros(x.shape[:1], bool))
-    grad = input_gradient(climbed, x)[2].reshape(x.shape[0], -1)
+    grad = input_gradient(climbed, x, raw=True)[2].reshape(x.shape[0], -1)
     size = jnp.abs(grad)
     return GradientHealth(
         size.max(axis=1), (grad == 0).mean(axis=1), jnp.isfinite(grad).all(axis=1)

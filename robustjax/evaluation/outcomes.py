@@ -36,6 +36,7 @@ class Outcomes:
         share a name are numbered.
       counted: The names of the attacks that are part of the worst case.
       draws: Of a random classifier, else 1.
+      images: As in `Robustness`; None of reports that do not say.
     """
 
     index: np.ndarray
@@ -45,6 +46,7 @@ class Outcomes:
     attacks: Mapping[str, np.ndarray]
     counted: tuple[str, ...]
     draws: int = 1
+    images: str | None = None
 
     def rows(self) -> dict[str, np.ndarray]:
         """All of them by the names that reports show: clean, attacks, worst case."""
@@ -108,6 +110,7 @@ def outcomes_file(result: Robustness) -> bytes:
         clean=result.clean_correct,
         worst_case=result.worst_case_correct,
         draws=np.int64(result.draws),
+        images=np.array(result.images or "", dtype=np.str_),
         names=np.array(names, dtype=np.str_),
         counts=np.array([attack.counts for attack in result.attacks], bool),
     )
@@ -188,4 +191,5 @@ def _checked(found: Mapping[str, np.ndarray]) -> Outcomes:
         attacks=attacks,
         counted=tuple(str(n) for n, c in zip(names, counts, strict=True) if c),
         draws=int(found["draws"]),
+        images=str(found.get("images", "")) or None,
     )

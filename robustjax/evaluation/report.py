@@ -6,6 +6,7 @@ and `report.html` say what they mean, pictures lie beside them.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from robustjax import _files
 from robustjax._checks import InputError
 from robustjax.evaluation import _breakdown
 from robustjax.evaluation._access_section import surrogate_accuracies
@@ -37,6 +39,9 @@ from robustjax.evaluation.statistics import mean_and_deviation, wilson_interval
 _PICTURE = re.compile(r"[a-z_]+")
 
 
+MOST_CLASSES = 100  # of a matrix of confusions
+
+
 def summarise(result: Robustness) -> dict[str, Any]:
     """Every number of an evaluation, JSON-able.
 
@@ -53,6 +58,7 @@ def summarise(result: Robustness) -> dict[str, Any]:
       `inconsistent` in them; and `warnings`, one line each.
     """
     total, result = len(result.labels), _told_apart(result)
+    counts = _breakdown.confusion(result)
     rows = [_row("clean", result.clean_correct, result.clean_seconds)]
     for attack in result.attacks:
         row = _row(attack.name, attack.correct, attack.seconds)
@@ -108,7 +114,8 @@ def summarise(result: Robustness) -> dict[str, Any]:
         warnings=warnings,
         class_prior=class_prior(result.labels),
         waterfall=_breakdown.waterfall(result),
-        confusion=_breakdown.confusion(result),
+        confusion=None if counts is None or len(counts) > MOST_CLASSES else counts,
+        confusions=None if counts is None else _breakdown.mistakes(counts),
         paths=_breakdown.paths(result),
     )
 
@@ -156,7 +163,7 @@ def write_report(directory: Path, summary: Mapping[str, Any], **given: Any) -> N
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     files["report.json"] = text.encode()
     before = _pictures_there(directory)
-    partial = {name: directory / f"{name}.partial" for name in files}
+    partial = {name: _files.partial_of(directory / name) for name in files}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, written in files.items():
@@ -199,24 +206,17 @@ def save_adversarial(directory: Path, result: Robustness) -> None:
     """
     plain = [re.sub(r"[ /]", "_", attack.name) for attack in result.attacks]
     names = distinct(plain)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, attack in zip(names, result.attacks, strict=True):
-            if attack.x_adv is None:
-                continue
-            path = directory / f"{name}.npz"
-            partial = path.with_name(path.name + ".partial")
-            with partial.open("wb") as file:
-                np.savez_compressed(
-                    file,
-                    x_adv=attack.x_adv,
-                    index=result.index,
-                    labels=result.labels,
-                    broken=~attack.correct if result.draws == 1 else 1 - attack.correct,
-                )
-            partial.replace(path)
-    except OSError as error:
-        raise InputError(f"Cannot write to {directory}: {error.strerror}.") from error
+    for name, attack in zip(names, result.attacks, strict=True):
+        if attack.x_adv is None:
+            continue
+        fill = functools.partial(
+            np.savez_compressed,
+            x_adv=attack.x_adv,
+            index=result.index,
+            labels=result.labels,
+            broken=~attack.correct if result.draws == 1 else 1 - attack.correct,
+        )
+        _files.write(directory / f"{name}.npz", fill)
 
 
 def seeds_table(figures: Mapping[str, Sequence[float]]) -> str:

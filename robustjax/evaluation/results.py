@@ -13,6 +13,8 @@ from robustjax.evaluation._judging import worst_so_far
 from robustjax.evaluation.statistics import wilson_interval as wilson_interval
 from robustjax.types import Array, Attack, LogitsFn
 
+RESERVED = ("clean", "worst case")  # rows of every report
+
 
 @dataclasses.dataclass(frozen=True)
 class NamedAttack:
@@ -45,6 +47,23 @@ class NamedAttack:
     source: LogitsFn | None = None
     judges: tuple[LogitsFn, ...] = ()
     repeats: int = 1
+
+    def __post_init__(self):
+        """Raises an InputError if it could not be told in a report."""
+        if not isinstance(self.name, str) or self.name in ("", *RESERVED):
+            raise InputError(
+                f"`name` of an attack must be a word of its own, got {self.name!r}: "
+                f"reports have {' and '.join(map(repr, RESERVED))} themselves."
+            )
+        if not isinstance(self.counts, bool):
+            raise InputError(
+                f"`counts` of {self.name!r} must be True or False, got {self.counts!r}."
+            )
+        if not callable(self.attack):
+            raise InputError(
+                f"`attack` of {self.name!r} must be an attack such as "
+                f"attacks.fgsm(threat), got {type(self.attack).__name__}."
+            )
 
 
 class Fooled(NamedTuple):
@@ -139,6 +158,8 @@ class Robustness:
       clean_confidence: The probability of that class, [N]; 0 where logits hold NaN.
       num_nan: Images whose logits hold NaN; they count as broken.
       probabilities: Whether the logits look like probabilities.
+      images: Digest of the images, to 8 bits a pixel, by which two evaluations of the
+        same ones are known; None is not known.
       state: How the names of the files begin that were left in the `state_dir`, if any
         were; see `forget`.
     """
@@ -154,6 +175,7 @@ class Robustness:
     clean_confidence: np.ndarray | None = None
     num_nan: int = 0
     probabilities: bool = False
+    images: str | None = None
     state: str | None = None
 
     @property

@@ -53,11 +53,22 @@ def wilson_interval(
     See "Probable Inference, the Law of Succession, and Statistical Inference" (Wilson,
     1927).
 
+    Args:
+      successes: From 0 to `total`; a share of draws counts as a part of an image.
+      total: Images; of none nothing is known, and the interval is [0, 1].
+      z: Quantile of the normal distribution; 1.96 is 95%.
+
+    Raises:
+      InputError: a count is out of range.
+
     Example:
       >>> low, high = wilson_interval(90, 100)
       >>> round(low, 4), round(high, 4)
       (0.8256, 0.9448)
     """
+    _check_counts(total=total)
+    if not 0 <= successes <= total:
+        raise InputError(f"`successes` must lie in 0..{total}, got {successes!r}.")
     if total == 0:
         return 0.0, 1.0
     share = successes / total
@@ -171,11 +182,12 @@ def compare_paired(first: np.ndarray, second: np.ndarray) -> Paired:
     and where all differ by the same, nothing is known: p is 1, the interval [-1, 1].
 
     Args:
-      first: Whether the first is right, [N] bool, or shares in [0, 1], [N] float.
+      first: Whether the first is right, [N] bool or of integers 0 and 1, or shares in
+        [0, 1], [N] float.
       second: The same of the second, on the same images in the same order.
 
     Raises:
-      InputError: lengths differ, or there is no image.
+      InputError: lengths differ, there is no image, or an entry is out of range.
 
     Example:
       >>> one = np.array([True, True, True, False])
@@ -190,6 +202,12 @@ def compare_paired(first: np.ndarray, second: np.ndarray) -> Paired:
             "`first` and `second` must be of the same images, one entry each, got "
             f"shapes {first.shape} and {second.shape}."
         )
+    for name, right in (("first", first), ("second", second)):
+        if not ((right >= 0) & (right <= 1)).all():
+            wrong = right[~((right >= 0) & (right <= 1))][0]
+            raise InputError(f"`{name}` must lie in [0, 1], got {wrong!r}.")
+    if not any(np.issubdtype(right.dtype, np.floating) for right in (first, second)):
+        first, second = first.astype(bool), second.astype(bool)
     total = len(first)
     if first.dtype != bool or second.dtype != bool:
         differences = first.astype(np.float64) - second.astype(np.float64)

@@ -1,15 +1,17 @@
 """What a report shows beside accuracies: whether the attacks worked, and pictures."""
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax import attacks, data, evaluation, objectives
-from robustjax.evaluation import Robustness
+from robustjax import data, evaluation, objectives
+from robustjax._checks import InputError
+from robustjax.attacks import StagedAttack, pgd
+from robustjax.evaluation import NamedAttack, Robustness
 from robustjax.judging.subject import (
     LOOKED_AT,
     RESTARTS,
@@ -26,6 +28,7 @@ def gathered(
     wanted: Wanted,
     subject: Subject,
     result: Robustness,
+    attacks: Sequence[NamedAttack],
     known: Collection[str] = (),
 ) -> dict[str, Any]:
     """Keywords of `evaluation.write_report`, all but its context.
@@ -34,6 +37,7 @@ def gathered(
       wanted: What to look at.
       subject: The classifier.
       result: Of `evaluate`.
+      attacks: What it ran.
       known: What is there already, and is not measured again.
 
     Raises:
@@ -61,7 +65,8 @@ def gathered(
     if wanted.pictures and subject.has_radius:
         found |= _curves(subject, _count(subject, len(result.index)), sizes, known)
     if wanted.binarization:
-        found["binarization"] = _binarized(subject, wanted.binarization, sizes)
+        tested = _under_test(subject, result, attacks)
+        found["binarization"] = _binarized(subject, wanted.binarization, sizes, *tested)
     return found
 
 
@@ -158,29 +163,66 @@ def surfaces(subject: Subject, count: int) -> dict[str, Any]:
     return dict(health=shares, **jax.device_get(found)._asdict())
 
 
-def _binarized(subject: Subject, count: int, sizes: dict[str, Any]) -> dict[str, Any]:
-    """The test of PGD with its own steps, on the margin between the two classes."""
-    attack = attacks.pgd(
+def _under_test(
+    subject: Subject, result: Robustness, attacks: Sequence[NamedAttack]
+) -> list[NamedAttack]:
+    """What the binarization test is of, and what stands in where that cannot be.
+
+    The suite's strongest attack with its own settings; a staged one, such as
+    AutoAttack, or one on another classifier, has PGD on the margin in its place.
+    """
+    margin = NamedAttack(f"PGD-{subject.num_steps} on the margin", _on_margin(subject))
+
+    def fits(named: NamedAttack) -> bool:
+        own = named.source is None or named.source is subject.source
+        return own and not isinstance(named.attack, StagedAttack)
+
+    ran = zip(result.attacks, attacks, strict=True)
+    counted = [(row, named) for row, named in ran if row.counts]
+    if not counted:
+        return [margin]
+    _, strongest = min(
+        counted, key=lambda pair: (pair[0].correct.mean(), not fits(pair[1]))
+    )
+    return [strongest, margin] if fits(strongest) else [margin]
+
+
+def _on_margin(subject: Subject) -> Attack:
+    return pgd(
         subject.threat,
         step_size=subject.step_size,
         num_steps=subject.num_steps,
         objective=objectives.margin,
     )
+
+
+def _binarized(
+    subject: Subject,
+    count: int,
+    sizes: dict[str, Any],
+    tested: NamedAttack,
+    *instead: NamedAttack,
+) -> dict[str, Any]:
+    """The test of an attack, or of another where it wants more classes than two."""
     features_fn, source = subject.features_fn, subject.source_features_fn
     if features_fn is None:
         features_fn, source = subject.logits_fn, subject.source
-    found = evaluation.binarization(
-        features_fn,
-        subject.dataset,
-        subject.threat,
-        attack,
-        key=subject.key,
-        num_images=count,
-        source=source,
-        **sizes,
-    )
-    label = f"PGD-{subject.num_steps} on the margin"
-    return dict(attack=label, **evaluation.summarise_binarization(found))
+    try:
+        found = evaluation.binarization(
+            features_fn,
+            subject.dataset,
+            subject.threat,
+            tested.attack,
+            key=subject.key,
+            num_images=count,
+            source=source,
+            **sizes,
+        )
+    except InputError:
+        if not instead:
+            raise
+        return _binarized(subject, count, sizes, *instead)
+    return dict(attack=tested.name, **evaluation.summarise_binarization(found))
 
 
 # One object for one threat, so that what was compiled for it is found again.
@@ -189,7 +231,7 @@ def _pgd_of_radius(
     threat: Threat, share: float, num_steps: int
 ) -> Callable[[Array], Attack]:
     def at(radius: Array) -> Attack:
-        return attacks.pgd(
+        return pgd(
             threat.with_eps(radius), step_size=radius * share, num_steps=num_steps
         )
 
@@ -198,4 +240,4 @@ def _pgd_of_radius(
 
 @functools.lru_cache(maxsize=8)
 def _pgd_of_step(threat: Threat, num_steps: int) -> Callable[[Array], IteratedAttack]:
-    return lambda size: attacks.pgd(threat, step_size=size, num_steps=num_steps)
+    return lambda size: pgd(threat, step_size=size, num_steps=num_steps)

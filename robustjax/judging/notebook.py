@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from robustjax import _checks, build, data, evaluation
+from robustjax import build, evaluation
 from robustjax.evaluation import NamedAttack, Robustness
+from robustjax.judging import given
 from robustjax.judging.context import context_of
 from robustjax.judging.evidence import gathered
 from robustjax.judging.progress import Bar
@@ -50,9 +51,8 @@ class Report:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Names of the failure indicators that were raised."""
-        found = self.given.get("indicators") or ()
-        return tuple(one.name for one in found if one.flagged)
+        """Names of the failure indicators and tests that were raised."""
+        return tuple(self.content["verdict"]["flags"])
 
     def save(self, directory: str | Path) -> None:
         """Writes report.json, report.md, report.html and the pictures.
@@ -69,7 +69,8 @@ class Report:
 
     def __repr__(self) -> str:
         """One line."""
-        flags = ", ".join(self.flags) or "none"
+        measured = self.content["verdict"]["measured"]
+        flags = ", ".join(self.flags) or ("none" if measured else "not measured")
         return (
             f"Report(clean={self.clean_accuracy:.4f}, "
             f"robust={self.robust_accuracy:.4f}, n={len(self.result.labels)}, "
@@ -86,7 +87,7 @@ def evaluate(
     y: Array | np.ndarray,
     *,
     threat: Threat,
-    suite: str | Sequence[NamedAttack] = "quick",
+    suite: str | Path | NamedAttack | Sequence[NamedAttack] = "quick",
     key: Key | None = None,
     step_size: float | None = None,
     num_steps: int = 40,
@@ -109,8 +110,9 @@ def evaluate(
     Args:
       logits_fn: Images [B, H, W, C] to logits [B, K], or to draws [S, B, K] of a random
         classifier; `models.logits_fn(...)` of linen and nnx modules. NumPy goes in by
-        `jax.pure_callback`; it has no gradient, which only attacks by queries bear.
-      x: Images [N, H, W, C], float in [0, 1] or uint8.
+        `jax.pure_callback`; it has no gradient, which only attacks by queries bear. One
+        inside of a function with gradients needs `vmap_method="sequential"`.
+      x: Images [N, H, W, C], float in [0, 1], or uint8 up to 255.
       y: Labels [N].
       threat: What attacks are held to, such as `threats.linf(8 / 255)`.
       suite: "quick", "standard", "full", the path of a .py file, or attacks.
@@ -142,30 +144,32 @@ def evaluate(
       >>> wanted = Wanted(indicators=False, pictures=False)
       >>> options = dict(num_steps=2, wanted=wanted)
       >>> evaluate(logits_fn, x, y, threat=threats.linf(0.1), **options)
-      Report(clean=1.0000, robust=0.8125, n=64, flags: none)
+      Report(clean=1.0000, robust=0.8125, n=64, flags: not measured)
     """
     key = jax.random.key(0) if key is None else key
-    _checks.keys(key)
+    wanted, surrogates = wanted or Wanted(), surrogates or {}
+    given.check_types(logits_fn, key, surrogates, wanted)
     logits_fn, source = _afresh(logits_fn), _afresh(source)
     features_fn, source_features_fn = _afresh(features_fn), _afresh(source_features_fn)
-    surrogates = {name: _afresh(one) for name, one in (surrogates or {}).items()}
-    dataset = _dataset(logits_fn, x, y, class_names)
+    surrogates = {name: _afresh(one) for name, one in surrogates.items()}
+    given.check_threat(threat, step_size)
+    dataset = given.dataset(logits_fn, x, y, class_names, threat.bounds)
+    others = {f"surrogates[{name!r}]": one for name, one in surrogates.items()}
+    given.check_others(dict(source=source) | others, dataset)
+    suite = str(suite) if isinstance(suite, Path) else suite
     step = float(threat.eps) / 4 if step_size is None else step_size
-    block = dict(
+    block: dict[str, Any] = dict(
         threat=dict(name=threat.name, eps=float(threat.eps), bounds=threat.bounds),
         step_size=step,
         num_steps=num_steps,
         num_restarts=num_restarts,
     )
-    built = build.build_suite(suite, block) if isinstance(suite, str) else suite
-    named = list(built)
+    by_name = isinstance(suite, str)
+    named = [*build.build_suite(suite, block)] if by_name else given.named(suite)
     if source is not None:
         named = [one if one.source is not None else _on(one, source) for one in named]
     for name, surrogate in surrogates.items():
         named.append(_transferred(name, surrogate, block))
-    if not named:
-        raise _checks.InputError("`suite` must hold at least one attack, got none.")
-    wanted = wanted or Wanted()
     subject = Subject(
         logits_fn=logits_fn,
         source=source,
@@ -180,75 +184,32 @@ def evaluate(
         source_features_fn=source_features_fn,
     )
     check(wanted, subject)
-    _check_gradient(subject, suite)
+    given.check_gradient(subject.climbed, dataset, subject.has_gradient, suite)
     expected = evaluation.estimate(logits_fn, dataset, named, batch_size=batch_size)
     bar = Bar(expected, named, progress, seconds_of(wanted, subject, expected))
     options: dict[str, Any] = dict(key=key, batch_size=batch_size)
     options |= dict(advance=bar.advance, log=bar.write if progress else None)
     try:
         result = evaluation.evaluate(logits_fn, dataset, named, **options)
-        given = gathered(wanted, subject, result)
+        looked = gathered(wanted, subject, result, named)
         bar.advance_beside()
     finally:
         bar.close()
-    given["context"] = context_of(
+    looked["context"] = context_of(
         key,
         data=f"{len(dataset)} images given",
-        suite=suite if isinstance(suite, str) else "given",
+        suite=suite if by_name else "given",
         threat=block["threat"],
         evaluation=block,
         wanted=dataclasses.asdict(wanted),
     )
     summary = evaluation.summarise(result)
-    if given.get("curve"):
-        summary["warnings"] += evaluation.above_limit(given["curve"])
-    content, pictures = evaluation.compose(summary, **given)
+    summary["warnings"] += evaluation.beyond(summary, block["threat"])
+    if looked.get("curve"):
+        summary["warnings"] += evaluation.above_limit(looked["curve"])
+    content, pictures = evaluation.compose(summary, **looked)
     html = evaluation.report_html(content, pictures, fragment=True)
-    return Report(summary, given, content, html)
-
-
-def _dataset(
-    logits_fn: LogitsFn, x: Any, y: Any, class_names: Sequence[str] | None
-) -> data.Dataset:
-    images, labels = np.asarray(x), np.asarray(y)
-    _checks.same_batch(x=images, y=labels)  # pyright: ignore[reportArgumentType]
-    if images.ndim != 4 or not len(images):
-        raise _checks.InputError(
-            f"`x` must be images [N, H, W, C], got shape {images.shape}."
-        )
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise _checks.InputError(
-            f"`y` must be integer labels [N], got {labels.dtype} {labels.shape}."
-        )
-    if images.dtype != np.uint8:
-        images = images.astype(np.float32)
-        low, high = float(np.nanmin(images)), float(np.nanmax(images))
-        if low < 0 or high > 1:
-            raise _checks.InputError(
-                f"`x` must lie in [0, 1], got [{low:g}, {high:g}]: divide by 255, and "
-                "let the model normalise."
-            )
-    shape = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32)
-    try:
-        num_classes = jax.eval_shape(logits_fn, shape).shape[-1]
-    except jax.errors.JAXTypeError as error:
-        raise _checks.InputError(
-            "`logits_fn` must be written in jax.numpy, got a function that looks at "
-            "the values of its images: wrap it in jax.pure_callback, and attack it by "
-            "queries, suite=[NamedAttack('square', attacks.square(threat))]."
-        ) from error
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise _checks.InputError(
-            f"`y` must lie in [0, {num_classes}), as the logits do, got "
-            f"{labels.min()} to {labels.max()}."
-        )
-    names = tuple(map(str, range(num_classes) if class_names is None else class_names))
-    if len(names) != num_classes:
-        raise _checks.InputError(
-            f"`class_names` must name the {num_classes} classes, got {len(names)}."
-        )
-    index = np.arange(len(images))
-    return data.Dataset(images, labels.astype(np.int32), index, names)
+    return Report(summary, looked, content, html)
 
 
 class _Afresh:
@@ -267,15 +228,6 @@ def _afresh(fun: Any) -> Any:
     if fun is None or isinstance(fun, jax.tree_util.Partial):
         return fun
     return as_pytree(_Afresh(fun))
-
-
-def _check_gradient(subject: Subject, suite: str | Sequence[NamedAttack]) -> None:
-    if isinstance(suite, str) and not subject.has_gradient:
-        raise _checks.InputError(
-            f"`suite` {suite!r} needs gradients and the classifier has none: give "
-            "`source`, a classifier like it that has some, or attack by queries, "
-            "suite=[NamedAttack('square', attacks.square(threat))]."
-        )
 
 
 def _on(named: NamedAttack, source: LogitsFn) -> NamedAttack:

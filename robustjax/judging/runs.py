@@ -96,6 +96,7 @@ def judge(
     result, more = _measured(ready, options, unfinished)
     more["training"] = ready.history
     summary = evaluation.summarise(result)
+    summary["warnings"] += evaluation.beyond(summary, ready.block["threat"])
     if more.get("curve"):
         summary["warnings"] += evaluation.above_limit(more["curve"])
     if jax.process_index() == 0:
@@ -115,7 +116,8 @@ def judge(
         if options.save_adversarial:
             evaluation.save_adversarial(report / "adversarial", result)
         where = f"{workdir}, checkpoint of step {ready.restored.step}"
-        _tell(where, summary, more.get("indicators") or (), report)
+        flags, test = more.get("indicators") or (), more.get("binarization")
+        _tell(where, summary, flags, test, report)
     accuracies = {row["name"]: row["accuracy"] for row in summary["rows"]}
     own = dataclasses.replace(result, attacks=())  # the arrays are not needed
     forget = functools.partial(_forget, unfinished, own)
@@ -153,7 +155,10 @@ class _Ready(NamedTuple):
 def _ready(workdir: Path, options: Options) -> _Ready:
     """Restores the run and builds what is to be run on it."""
     config: Any = build.read_config(workdir)
-    build.override(config, options.head, options.transform, options.changes)
+    build.override(
+        *(config, options.head, options.transform, options.changes),
+        any_evaluation=options.suite.endswith(".py"),
+    )
     if options.data_dir is not None:
         config.data.data_dir = options.data_dir
     block = build.evaluation_with(config.evaluation, **options.attack)
@@ -231,7 +236,7 @@ def _measured(
             more["curve"] = build.as_curve(ready.block, radii, correct, result.labels)
         if options.surfaces:
             more["surfaces"] = surfaces(subject, options.surfaces)
-        more |= gathered(options.wanted, subject, result, known=more)
+        more |= gathered(options.wanted, subject, result, ready.attacks, more)
         bar.advance_beside()
     finally:
         bar.close()
@@ -243,6 +248,7 @@ def _tell(
     where: str,
     summary: dict[str, Any],
     flags: Sequence[evaluation.Indicator],
+    test: Mapping[str, Any] | None,
     report: Path,
 ) -> None:
     """Prints the table, what to mind, and where the report is."""
@@ -252,6 +258,8 @@ def _tell(
     for flag in flags:
         if flag.flagged:
             print(f"Flag {flag.name}: {flag.detail} {flag.meaning}")
+    if test and test["flagged"]:
+        print(f"Flag binarization: {test['detail']} by {test['attack']}.")
     print(f"Report: {report / 'report.html'}, report.md, report.json")
 
 

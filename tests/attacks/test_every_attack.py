@@ -161,6 +161,24 @@ def test_a_constant_model_gives_no_nan(name):
     assert np.isfinite(x_adv).all()
 
 
+@every_attack
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_model_of_nan_gives_no_nan(name, at_once):
+    """Logits, or with finite logits their gradients alone, are no numbers."""
+    attack = cases.ATTACKS[name].make(threat_of(name))
+
+    def trap(x):
+        return logits_fn(jnp.where(x > 0.05, jnp.sqrt(x - 0.05), 0.0))
+
+    def partly(x):
+        dark = (x.mean((1, 2, 3)) < 0.5)[:, None]
+        return logits_fn(x) * jnp.where(dark, jnp.nan, 1.0)
+
+    assert np.isnan(jax.grad(lambda x: trap(x).sum())(X)).any()
+    x_adv = attack(jax.random.key(0), partly if at_once else trap, X, Y)
+    assert np.isfinite(x_adv).all()
+
+
 @having(on_host=False)
 def test_no_gradient_gets_out(name):
     attack = cases.ATTACKS[name].make(threat_of(name))

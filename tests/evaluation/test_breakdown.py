@@ -1,6 +1,7 @@
 """Who broke what, and how: against plain loops over images."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -10,14 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustjax import InputError, attacks, threats
+from robustjax import InputError, attacks, evaluation, threats
 from robustjax.evaluation import (
+    _verdict,
     training_history,
     weights_by_class,
 )
-from robustjax.evaluation._breakdown import confusion, histogram, paths, waterfall
+from robustjax.evaluation._breakdown import (
+    confusion,
+    histogram,
+    mistakes,
+    paths,
+    waterfall,
+)
 from robustjax.evaluation._style import short
-from robustjax.evaluation._verdict import adaptive_rows, threat_in_words, threat_of
+from robustjax.evaluation._verdict import adaptive_rows, threat_in_words
 from robustjax.evaluation.results import AttackResult, Robustness
 
 LINF = {"name": "linf", "eps": 0.1, "bounds": [0.0, 1.0]}
@@ -181,11 +189,47 @@ def row(name, parameters, **more):
 def test_the_threat_is_what_all_attacks_that_count_have():
     inside = {"name": "restarts", "attack": {"name": "pgd", "threat": LINF}}
     both = [row("a", {"threat": LINF}), row("b", inside), dict(name="worst case")]
+    threat_of = functools.partial(_verdict.threat_of, context={})
     assert threat_of(both) == LINF
+    wider = row("c", {"threat": LINF | {"eps": 0.3}})
+    assert threat_of([*both, wider]) == LINF | {"eps": 0.3}
     free = {"threat": {"name": "l2", "eps": "inf"}}
     assert threat_of([*both, row("d", free, counts=False)]) == LINF
     assert threat_of([*both, row("d", free)]) is None
     assert threat_of([]) is None
+    assert _verdict.threat_of([], {"threat": LINF}) == LINF
+    assert _verdict.threat_of([*both, row("d", free)], {"threat": LINF}) is None
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6))
+def test_the_most_frequent_mistakes_come_first(seed, classes):
+    counts = np.random.default_rng(seed).integers(0, 3, (classes, classes))
+    found = mistakes(counts.tolist())
+    listed = {(i, j): n for i, j, n in found}
+    numbers = [n for *_, n in found]
+    assert numbers == sorted(numbers, reverse=True)
+    off = {(i, j) for i in range(classes) for j in range(classes) if i != j}
+    wrong = {pair: counts[pair] for pair in off if counts[pair]}
+    assert len(found) == min(20, len(wrong))
+    assert all(wrong[pair] == n for pair, n in listed.items())
+
+
+def test_what_went_beyond_the_threat_model_is_named():
+    def moved(name, linf, pixels=(0.0, 1.0), **more):
+        distance = dict(linf=linf, l2=9.0)
+        return dict(name=name, largest_distance=distance, pixel_range=pixels, **more)
+
+    rows = [
+        dict(name="clean"),
+        moved("within", 0.1 * (1 + 1e-6)),
+        moved("far", 0.3),
+        moved("left out", 0.3, counts=False),
+        moved("bright", 0.1, (0.0, 1.2)),
+    ]
+    threat = dict(name="linf", eps=0.1, bounds=(0.0, 1.0))
+    (line,) = evaluation.beyond(dict(rows=rows), threat)
+    assert line.endswith("far (0.3), bright (pixels in [0, 1.2]).")
+    assert evaluation.beyond(dict(rows=rows[:2]), threat) == []
 
 
 @pytest.mark.parametrize(

@@ -159,13 +159,48 @@ def test_attacks_of_one_name_stay_apart(tmp_path):
     assert found["models"][0]["rows"]["PGD (2)"]["accuracy"] < 0.7
 
 
+def test_reports_of_other_pixels_are_not_compared(runs, tmp_path):
+    for name, digest in (("a", "one"), ("b", "two")):
+        other = dataclasses.replace(runs[name], images=digest)
+        reports.write(tmp_path / name / "report", other)
+    with pytest.raises(InputError, match="other splits, cuts, sizes or pixels"):
+        compare([tmp_path / "a", tmp_path / "b"])
+    same = dataclasses.replace(runs["b"], images="one")
+    reports.write(tmp_path / "b" / "report", same)
+    assert compare([tmp_path / "a", tmp_path / "b"])["pairs"]
+
+
+def test_without_a_shared_attack_there_is_no_worst_case(runs, tmp_path):
+    first, *_ = runs["b"].attacks
+    own = dataclasses.replace(first, name="mine")
+    reports.write(
+        tmp_path / "b" / "report", dataclasses.replace(runs["b"], attacks=(own,))
+    )
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    assert "worst case" not in found["rows"]
+    assert {pair["row"] for pair in found["pairs"]} == {"clean"}
+    assert any("no worst case to pair" in line for line in found["warnings"])
+
+
+def test_one_run_of_a_group_has_no_deviation(tmp_path):
+    for name in ("a", "b"):
+        outcome = reports.result(0, (("PGD-40", 0.5),))
+        reports.write(tmp_path / name / "seed_0" / "report", outcome)
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    row = found["models"][0]["rows"]["clean"]
+    assert row["deviation"] is None
+    assert "(1 run)" in comparison_lines(found)[2]
+    write_comparison(tmp_path / "out", found)
+    assert "+-" not in (tmp_path / "out" / "compare.md").read_text().split("|")[8]
+
+
 def test_flags_are_told(runs, tmp_path):
     measured = [reports.indicator("gradient", True), reports.indicator("noise", False)]
     given = dict(indicators=measured, warnings=["PGD-40: doubtful."])
     reports.write(tmp_path / "b" / "report", runs["b"], **given)
     found = compare([tmp_path / "a", tmp_path / "b"])
     assert [model["flags"] for model in found["models"]] == [None, ["gradient"]]
-    assert found["warnings"] == ["b: PGD-40: doubtful."]
+    assert found["warnings"] == ["b: Flags: gradient.", "b: PGD-40: doubtful."]
 
 
 def seeds(directory, first, count, accuracy):
@@ -453,5 +488,5 @@ def test_one_directory_or_one_twice_is_refused(runs, tmp_path):
 def test_a_directory_that_cannot_be_written(runs, tmp_path):
     found = compare([tmp_path / "a", tmp_path / "b"])
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="Cannot write to"):
+    with pytest.raises(InputError, match="Cannot write "):
         write_comparison(tmp_path / "file" / "out", found)

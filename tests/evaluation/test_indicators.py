@@ -163,6 +163,15 @@ def test_rounding_has_no_gradient_and_queries_find_what_it_hides():
     assert names == raised(found)
 
 
+def test_pixels_that_nobody_looks_at_hide_nothing():
+    corner = lambda z: sound(jnp.zeros_like(z).at[:, :2, :2].set(z[:, :2, :2]))
+    hidden = lambda z: corner(z) + sound(jnp.round(8 * z))
+    options = dict(rows=[], only=("gradient",))
+    assert not run(corner, **options)[1]["gradient"].flagged
+    wide = threats.linf(0.2)
+    assert run(hidden, threat=wide, **options)[1]["gradient"].value > 0.5
+
+
 def test_a_gradient_may_be_missing():
     @jax.custom_vjp
     def opaque(z):
@@ -281,6 +290,18 @@ def test_companions():
     one = DATA.take([0])
     assert run(mixed, data=one, **options)[1]["transductive"].flagged
     assert not run(sound, data=one, **options)[1]["transductive"].flagged
+    # Who knows the order, and who is blind beside too many that are no images.
+    leak = lambda z: (
+        6 * jax.nn.one_hot(jnp.resize(jnp.asarray(Y), len(z)), 4) + sound(z)
+    )
+    assert run(leak, **options)[1]["transductive"].value > 0.5
+
+    def detector(z):
+        strange = jnp.abs(64 * z - jnp.round(64 * z)).max(axis=(1, 2, 3)) > 0.1
+        return jnp.where(strange.mean() > 0.5, 0.0, 1.0) * sound(z)
+
+    grid = dataclasses.replace(DATA, images=np.round(64 * X) / 64)
+    assert run(detector, data=grid, **options)[1]["transductive"].value == 1
 
 
 def test_calls_that_differ():

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -171,7 +172,7 @@ def test_the_threat_of_the_context_is_for_rows_that_name_none(result, tmp_path):
     )
     cases = [
         (result.attacks, ball),
-        ((name(first, 0.1), name(second, 0.2)), ball),
+        ((name(first, 0.1), name(second, 0.2)), dict(name="linf", eps=0.2)),
         ((name(first, 0.3), second), other),
     ]
     for rows, expected in cases:
@@ -229,7 +230,7 @@ def test_a_run_that_is_stopped_leaves_the_old_report(
     if left >= 5:
         write_report(tmp_path, summary, context=CONTEXT | {"seed": 2}, curve=CURVE)
         assert read_report(tmp_path)["seed"] == 2
-        assert count[-1] == "report.json.partial"
+        assert count[-1] == f"report.json.{os.getpid()}.partial"
         return
     with pytest.raises(InputError, match="No space left") as caught:
         write_report(tmp_path, summary, context=CONTEXT | {"seed": 2}, curve=CURVE)

@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -296,3 +297,26 @@ def test_bad_input_is_one_line(call, match):
     with pytest.raises(InputError, match=match) as caught:
         call()
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("successes", "total", "line"),
+    [
+        (11, 10, "`successes` must lie in 0..10, got 11"),
+        (-1, 10, "`successes` must lie in 0..10, got -1"),
+        (float("nan"), 10, "`successes` must lie in 0..10, got nan"),
+        (0, -3, "`total` must be a whole number of images, got -3"),
+    ],
+)
+def test_an_interval_of_what_is_no_count(successes, total, line):
+    with pytest.raises(InputError, match=re.escape(line)):
+        wilson_interval(successes, total)
+
+
+def test_what_is_compared_lies_between_none_and_all():
+    right, other = np.array([True, True, False]), np.array([True, False, False])
+    counted = compare_paired(right.astype(int), other.astype(int))
+    assert counted == compare_paired(right, other)
+    for wrong in ([3, 1, 0], [0.5, np.nan, 1.0], [-1, 0, 1]):
+        with pytest.raises(InputError, match=r"`second` must lie in \[0, 1\], got"):
+            compare_paired(right, np.array(wrong))

@@ -93,6 +93,18 @@ def without_gradients(x):
     return jax.pure_callback(in_numpy, shape, x, vmap_method="sequential")
 
 
+def three_classes(x):
+    return jnp.pad(by_mean(x), ((0, 0), (0, 1)))
+
+
+def called_back(x):
+    shape, still = jax.ShapeDtypeStruct(x.shape, x.dtype), jax.lax.stop_gradient(x)
+    return by_mean(x + jax.pure_callback(np.zeros_like, shape, still))
+
+
+WIDE = {"name": "linf", "eps": 0.2, "bounds": (0.0, 1.0)}
+
+
 def test_a_classifier_without_gradients_is_attacked_by_queries_and_flagged():
     square = NamedAttack("square", attacks.square(LINF, num_queries=50))
     report = rj.evaluate(without_gradients, X, Y, threat=LINF, suite=[square])
@@ -196,6 +208,30 @@ def test_progress_is_said(capsys):
             "`logits_fn` must be written in jax.numpy, .* jax.pure_callb",
         ),
         (dict(fun=without_gradients), "`suite` 'quick' needs gradients .* `source`"),
+        (dict(fun=lambda x: (by_mean(x), x)), r"return logits \[B, K\].*got tuple"),
+        (dict(fun=lambda x: by_mean(x)[:, 0]), r"logits \[B, K\].*got \(2,\) for 2"),
+        (dict(fun=lambda x: by_mean(x)[:, :1]), "2 classes or more, got 1"),
+        (dict(fun=3), "`logits_fn` must be a function of images .* got int"),
+        (dict(x=np.where(X[3] == X, np.nan, X)), "`x` must hold numbers, image 3"),
+        (dict(x=np.uint8(X > 0.5)), "`x` of uint8 is divided by 255"),
+        (dict(key=jax.random.split(jax.random.key(0), 3)), "`key` must be one key"),
+        (dict(threat=0.1), "`threat` must be a threat .* got 0.1"),
+        (dict(threat=threats.linf(np.full(40, 0.1))), "`threat` must have one radius"),
+        (dict(threat=threats.linf(0.0)), "`threat` has the radius 0"),
+        (
+            dict(threat=threats.linf(0.1, bounds=(0.4, 0.6))),
+            "in the bounds of `threat`",
+        ),
+        (dict(suite=[attacks.fgsm(LINF)]), "got IteratedAttack: write NamedAttack"),
+        (dict(suite=None), "`suite` must be a name, .* got NoneType"),
+        (dict(source=three_classes), "`source` must tell the 2 classes .* got 3"),
+        (
+            dict(surrogates=dict(a=three_classes)),
+            r"`surrogates\['a'\]` must tell the 2",
+        ),
+        (dict(surrogates=[by_mean]), "`surrogates` must be classifiers by name"),
+        (dict(wanted=dict(indicators=False)), "`wanted` must be a judging.Wanted"),
+        (dict(fun=called_back), "cannot be mapped .* vmap_method='sequential'"),
     ],
 )
 def test_bad_input_is_one_line(changes, line):
@@ -240,6 +276,48 @@ def test_a_source_is_an_adaptive_attack():
     report = rj.evaluate(by_mean, X, Y, **QUICK, wanted=LITTLE, source=by_mean)
     assert report.content["verdict"]["adaptive"]
     assert all("view" in a.parameters for a in report.result.attacks)
+
+
+def test_the_suites_own_attack_is_put_to_the_binarization_test():
+    """Cross-entropy of huge logits has no gradient, and PGD on a margin would."""
+    huge = lambda x: 1e4 * by_mean(x)
+    flat = lambda x: (1e4 * x.reshape(len(x), -1), huge(x))
+    wanted = Wanted(indicators=False, pictures=False, binarization=6)
+    options = dict(wanted=wanted, features_fn=flat, threat=LINF, num_steps=20)
+    own = rj.evaluate(huge, X, Y, **options, num_restarts=1).content["binarization"]
+    assert own["attack"].startswith("PGD-20")
+    assert own["flagged"]
+    staged = [NamedAttack("AA", attacks.screen(LINF), {"threat": "linf"})]
+    stands_in = rj.evaluate(huge, X, Y, **options, suite=staged)
+    assert stands_in.content["binarization"]["attack"] == "PGD-20 on the margin"
+    assert not stands_in.content["binarization"]["flagged"]
+
+
+@pytest.mark.parametrize("worst", [np.nan, np.inf])
+def test_images_that_a_model_has_no_number_for_count_as_broken(worst):
+    """Logits, their gradients and losses that are no numbers: a report all the same."""
+
+    def partly(x):
+        return by_mean(x) * jnp.where(x.mean((1, 2, 3)) > 0.6, worst, 1.0)[:, None]
+
+    report = rj.evaluate(partly, X, Y, threat=LINF, num_steps=5, num_restarts=2)
+    lost = X.mean(axis=(1, 2, 3)) > 0.6
+    if np.isnan(worst):  # of infinite logits the larger one is still the larger one
+        assert not report.result.worst_case_correct[lost].any()
+    assert "gradient" in report.flags
+    assert np.isnan(worst) == ("not_a_number" in report.flags)
+    assert "steps" in report.content
+
+
+def test_an_attack_beyond_the_threat_model_is_named():
+    far = lambda key, logits_fn, x, y: jnp.clip(x + 0.3, 0, 1)
+    named = [NamedAttack("far", far)]
+    report = rj.evaluate(by_mean, X, Y, threat=LINF, suite=named, wanted=LITTLE)
+    assert any("Beyond the threat model" in line for line in report.summary["warnings"])
+    wide = NamedAttack("wide", attacks.fgsm(threats.linf(0.2)), {"threat": WIDE})
+    report = rj.evaluate(by_mean, X, Y, threat=LINF, suite=wide, wanted=LITTLE)
+    assert "at most 0.2" in str(report)
+    assert "not measured" in repr(report)
 
 
 def test_what_cannot_be_measured_is_said_first():
