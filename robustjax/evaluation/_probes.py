@@ -209,7 +209,7 @@ def company_share(of: Subject) -> np.ndarray:
 
     def beside(x: Array, keep: int) -> tuple[Array, Array, Array]:
         rows = jnp.concatenate([x, x]) if len(x) == 1 else x
-        noise = of.box * jax.random.uniform(of.fresh(103), rows.shape, minval=-0.2)
+        noise = of.box * jax.random.uniform(of.fresh(103), rows.shape, minval=-1.0)
         company = jnp.clip(low + high - rows + 0.25 * noise, low, high)
         stays = jnp.arange(len(rows)) % 3 == keep
         mixed = jnp.where(stays.reshape(-1, *(1,) * (x.ndim - 1)), rows, company)

@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from robustjax import _checks
-from robustjax._digest import digest
 from robustjax.attacks import StagedAttack
 from robustjax.data import Dataset, as_float
 from robustjax.evaluation._batching import (
@@ -22,7 +21,7 @@ from robustjax.evaluation._batching import (
 from robustjax.evaluation._judging import Verdict, judged, num_draws, worst_so_far
 from robustjax.evaluation._sweep import Sweep
 from robustjax.evaluation.results import NamedAttack, Robustness
-from robustjax.evaluation.unfinished import Unfinished
+from robustjax.evaluation.unfinished import Unfinished, digest_of
 from robustjax.training import sharding
 from robustjax.types import Array, Attack, Key, LogitsFn, as_pytree
 
@@ -128,7 +127,7 @@ def evaluate(
         clean_confidence=clean.answer.confidence,
         num_nan=int(clean.answer.nan.sum()),
         probabilities=bool(clean.probabilities.all()),
-        images=_digest_of(dataset.images[:total]),
+        images=digest_of(dataset.images[:total]),
         attacks=tuple(results),
         state=unfinished.state if keep_state else None,
     )
@@ -183,12 +182,6 @@ def robustness_curve(
     )
     draws = num_draws(predict, as_float(jnp.asarray(dataset.images[:1])))
     return worst_so_far(correct, seen, draws)
-
-
-def _digest_of(images: np.ndarray) -> str:
-    if images.dtype != np.uint8:
-        images = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
-    return digest(images)[:16]
 
 
 @functools.partial(jax.jit, static_argnums=0)

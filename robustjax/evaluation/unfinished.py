@@ -96,6 +96,21 @@ class Unfinished:
         return found, seconds
 
 
+def digest_of(images: np.ndarray) -> str:
+    """What identifies images, to 8 bits a pixel.
+
+    By blocks, as a copy of the whole set may be more than there is room for.
+    """
+
+    def eight_bits(block: np.ndarray) -> np.ndarray:
+        if block.dtype == np.uint8:
+            return block
+        return np.rint(np.clip(block, 0, 1) * 255).astype(np.uint8)
+
+    starts = range(0, len(images), 1024)
+    return digest([digest(eight_bits(images[i : i + 1024])) for i in starts])[:16]
+
+
 def begin(directory: Path) -> None:
     """Makes a `state_dir` before any work is done, so that it is not done in vain.
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax import data, evaluation, objectives
-from robustjax._checks import InputError
-from robustjax.attacks import StagedAttack, pgd
+from robustjax import data, evaluation
+from robustjax.attacks import pgd
 from robustjax.evaluation import NamedAttack, Robustness
+from robustjax.judging.planted import binarized
 from robustjax.judging.subject import (
     LOOKED_AT,
     RESTARTS,
@@ -65,8 +65,8 @@ def gathered(
     if wanted.pictures and subject.has_radius:
         found |= _curves(subject, _count(subject, len(result.index)), sizes, known)
     if wanted.binarization:
-        tested = _under_test(subject, result, attacks)
-        found["binarization"] = _binarized(subject, wanted.binarization, sizes, *tested)
+        given = (subject, result, attacks, wanted.binarization, sizes)
+        found["binarization"] = binarized(*given)
     return found
 
 
@@ -161,68 +161,6 @@ def surfaces(subject: Subject, count: int) -> dict[str, Any]:
         zero_share=float(health.zero_share.mean()),
     )
     return dict(health=shares, **jax.device_get(found)._asdict())
-
-
-def _under_test(
-    subject: Subject, result: Robustness, attacks: Sequence[NamedAttack]
-) -> list[NamedAttack]:
-    """What the binarization test is of, and what stands in where that cannot be.
-
-    The suite's strongest attack with its own settings; a staged one, such as
-    AutoAttack, or one on another classifier, has PGD on the margin in its place.
-    """
-    margin = NamedAttack(f"PGD-{subject.num_steps} on the margin", _on_margin(subject))
-
-    def fits(named: NamedAttack) -> bool:
-        own = named.source is None or named.source is subject.source
-        return own and not isinstance(named.attack, StagedAttack)
-
-    ran = zip(result.attacks, attacks, strict=True)
-    counted = [(row, named) for row, named in ran if row.counts]
-    if not counted:
-        return [margin]
-    _, strongest = min(
-        counted, key=lambda pair: (pair[0].correct.mean(), not fits(pair[1]))
-    )
-    return [strongest, margin] if fits(strongest) else [margin]
-
-
-def _on_margin(subject: Subject) -> Attack:
-    return pgd(
-        subject.threat,
-        step_size=subject.step_size,
-        num_steps=subject.num_steps,
-        objective=objectives.margin,
-    )
-
-
-def _binarized(
-    subject: Subject,
-    count: int,
-    sizes: dict[str, Any],
-    tested: NamedAttack,
-    *instead: NamedAttack,
-) -> dict[str, Any]:
-    """The test of an attack, or of another where it wants more classes than two."""
-    features_fn, source = subject.features_fn, subject.source_features_fn
-    if features_fn is None:
-        features_fn, source = subject.logits_fn, subject.source
-    try:
-        found = evaluation.binarization(
-            features_fn,
-            subject.dataset,
-            subject.threat,
-            tested.attack,
-            key=subject.key,
-            num_images=count,
-            source=source,
-            **sizes,
-        )
-    except InputError:
-        if not instead:
-            raise
-        return _binarized(subject, count, sizes, *instead)
-    return dict(attack=tested.name, **evaluation.summarise_binarization(found))
 
 
 # One object for one threat, so that what was compiled for it is found again.

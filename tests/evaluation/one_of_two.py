@@ -31,4 +31,5 @@ def main(address: str, index: str, directory: str) -> None:
     print(json.dumps([counts, outcomes(result), left]))
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])
