@@ -52,6 +52,9 @@ def write(path: Path, fill: Callable[[BinaryIO], object], name: str = "") -> Non
     except OSError as error:
         called = f"`{name}` " if name else ""
         raise InputError(f"Cannot write {called}{path}: {error.strerror}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def partial_of(path: Path) -> Path:

@@ -4,6 +4,7 @@ from robustjax.evaluation._access_section import (
     surrogate_accuracies as surrogate_accuracies,
 )
 from robustjax.evaluation._verdict import beyond as beyond
+from robustjax.evaluation._verdict import strays as strays
 from robustjax.evaluation.attention import KeyArea as KeyArea
 from robustjax.evaluation.attention import Subject as Subject
 from robustjax.evaluation.attention import attention_of as attention_of

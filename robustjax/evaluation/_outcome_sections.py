@@ -250,7 +250,10 @@ def _pictured(content: Mapping[str, Any]) -> list[Section]:
         blocks = [Text(words), Image("confusion"), _confusion(content)]
         found.append(Section("Confusion under attack", blocks))
     elif content.get("confusions"):
-        found.append(Section("Confusion under attack", [_mistakes(content)]))
+        words = "The most frequent mistakes on the worst point of each image."
+        found.append(
+            Section("Confusion under attack", [Text(words), _mistakes(content)])
+        )
     names = [one["name"] for one in content.get("pictures", ())]
     if "examples" in names:
         found.append(Section("Images before and after", [Image("examples")]))
@@ -267,7 +270,7 @@ def _mistakes(content: Mapping[str, Any]) -> Table:
 
     cells: Cells = [("label", "prediction", "images")]
     cells += [(name(i), name(j), str(n)) for i, j, n in content["confusions"]]
-    return Table("The most frequent mistakes on the worst point of each image", cells)
+    return Table("Mistakes", cells)
 
 
 def _confusion(content: Mapping[str, Any]) -> Folded:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from robustjax.evaluation._parameters import MODEL_FREE, inside, threat_block
+from robustjax.evaluation.results import AttackResult, Robustness
+from robustjax.types import Threat
 
 _NORMS = {
     "linf": "each pixel moves by at most",
@@ -118,35 +120,23 @@ def threat_of(
     return dict(widest) if all(ball == balls[0] for ball in balls) else None
 
 
-def beyond(summary: Mapping[str, Any], threat: Mapping[str, Any]) -> list[str]:
-    """A line on attacks that count and went beyond a threat, if there are any.
+def strays(attack: AttackResult, threat: Threat) -> str:
+    """How far an attack went where a threat does not allow it; nothing if it does."""
+    size, (low, high) = float(attack.distance[threat.name].max()), threat.bounds
+    if size > float(threat.eps) * (1 + 1e-4) + 1e-6:
+        return f"{size:.4g}"
+    if attack.lowest < low - 1e-6 or attack.highest > high + 1e-6:
+        return f"pixels in [{attack.lowest:.4g}, {attack.highest:.4g}]"
+    return ""
 
-    Args:
-      summary: From `summarise`.
-      threat: `name`, `eps` and `bounds` of the evaluation.
 
-    Example:
-      >>> row = dict(name="far", largest_distance=dict(linf=0.3), pixel_range=[0, 1])
-      >>> beyond(dict(rows=[row]), dict(name="linf", eps=0.1, bounds=(0, 1)))[0]
-      'Beyond the threat model (linf 0.1), and in the worst case: far (0.3).'
-    """
-    (low, high), eps = threat.get("bounds") or (0.0, 1.0), float(threat["eps"])
-    far = []
-    for row in summary["rows"]:
-        if not row.get("counts", True) or "largest_distance" not in row:
-            continue
-        distance, (least, most) = row["largest_distance"], row["pixel_range"]
-        size = distance.get(threat["name"], 0.0)
-        if size > eps * (1 + 1e-4) + 1e-6:
-            far.append(f"{row['name']} ({size:.4g})")
-        elif least < low - 1e-6 or most > high + 1e-6:
-            far.append(f"{row['name']} (pixels in [{least:.4g}, {most:.4g}])")
-    if not far:
-        return []
-    return [
-        f"Beyond the threat model ({threat['name']} {eps:.4g}), and in the worst case: "
-        f"{', '.join(far)}."
-    ]
+def beyond(result: Robustness, threat: Threat) -> list[str]:
+    """A line on attacks that count and went beyond a threat, if there are any."""
+    counted = ((one.name, strays(one, threat)) for one in result.attacks if one.counts)
+    far = ", ".join(f"{name} ({where})" for name, where in counted if where)
+    about = f"{threat.name} {float(threat.eps):.4g}"
+    lead = f"Beyond the threat model ({about}), and in the worst case: "
+    return [f"{lead}{far}."] if far else []
 
 
 def _threats(parameters: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -58,7 +58,8 @@ def summarise(result: Robustness) -> dict[str, Any]:
       `inconsistent` in them; and `warnings`, one line each.
     """
     total, result = len(result.labels), _told_apart(result)
-    counts = _breakdown.confusion(result)
+    counts = _breakdown.confusion(result) or []
+    many = len(counts) > MOST_CLASSES
     rows = [_row("clean", result.clean_correct, result.clean_seconds)]
     for attack in result.attacks:
         row = _row(attack.name, attack.correct, attack.seconds)
@@ -114,8 +115,8 @@ def summarise(result: Robustness) -> dict[str, Any]:
         warnings=warnings,
         class_prior=class_prior(result.labels),
         waterfall=_breakdown.waterfall(result),
-        confusion=None if counts is None or len(counts) > MOST_CLASSES else counts,
-        confusions=None if counts is None else _breakdown.mistakes(counts),
+        confusion=None if many else counts or None,
+        confusions=_breakdown.mistakes(counts) if many else [],
         paths=_breakdown.paths(result),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from robustjax import _checks, data
 from robustjax._checks import InputError
 from robustjax.evaluation import NamedAttack
-from robustjax.judging.subject import Wanted
+from robustjax.judging.subject import Subject, Wanted
 from robustjax.types import LogitsFn, Threat
 
 _QUERIES = "suite=[NamedAttack('square', attacks.square(threat))]"
@@ -127,9 +127,9 @@ def check_others(others: Mapping[str, LogitsFn | None], test: data.Dataset) -> N
             )
 
 
-def check_gradient(climbed: LogitsFn, test: data.Dataset, has_gradient: bool, suite):
+def check_gradient(subject: Subject, suite: Any) -> None:
     """Raises where the attacks of a suite could not run on what they climb."""
-    if not has_gradient:
+    if not subject.has_gradient:
         if isinstance(suite, str):
             raise InputError(
                 f"`suite` {suite!r} needs gradients and the classifier has none: give "
@@ -137,9 +137,11 @@ def check_gradient(climbed: LogitsFn, test: data.Dataset, has_gradient: bool, su
                 f"{_QUERIES}."
             )
         return
-    several = jax.ShapeDtypeStruct((2, 2, *test.images.shape[1:]), np.float32)
+    shape = (2, 2, *subject.dataset.images.shape[1:])
     try:
-        jax.eval_shape(jax.vmap(climbed), several)
+        jax.eval_shape(
+            jax.vmap(subject.climbed), jax.ShapeDtypeStruct(shape, np.float32)
+        )
     except NotImplementedError as error:
         raise InputError(
             "`logits_fn` cannot be mapped over restarts by jax.vmap: give its "

@@ -184,7 +184,7 @@ def evaluate(
         source_features_fn=source_features_fn,
     )
     check(wanted, subject)
-    given.check_gradient(subject.climbed, dataset, subject.has_gradient, suite)
+    given.check_gradient(subject, suite)
     expected = evaluation.estimate(logits_fn, dataset, named, batch_size=batch_size)
     bar = Bar(expected, named, progress, seconds_of(wanted, subject, expected))
     options: dict[str, Any] = dict(key=key, batch_size=batch_size)
@@ -204,7 +204,7 @@ def evaluate(
         wanted=dataclasses.asdict(wanted),
     )
     summary = evaluation.summarise(result)
-    summary["warnings"] += evaluation.beyond(summary, block["threat"])
+    summary["warnings"] += evaluation.beyond(result, threat)
     if looked.get("curve"):
         summary["warnings"] += evaluation.above_limit(looked["curve"])
     content, pictures = evaluation.compose(summary, **looked)

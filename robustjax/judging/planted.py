@@ -47,9 +47,8 @@ def _under_test(
 
     def fits(row: AttackResult, named: NamedAttack) -> bool:
         own = named.source is None or named.source is subject.source
-        far = float(row.distance[subject.threat.name].max())
-        within = far <= float(subject.threat.eps) * (1 + 1e-4) + 1e-6
-        return own and within and not isinstance(named.attack, StagedAttack)
+        compiles = not isinstance(named.attack, StagedAttack)
+        return own and compiles and not evaluation.strays(row, subject.threat)
 
     ran = [(r, n) for r, n in zip(result.attacks, attacks, strict=True) if r.counts]
     if not ran:

@@ -96,7 +96,7 @@ def judge(
     result, more = _measured(ready, options, unfinished)
     more["training"] = ready.history
     summary = evaluation.summarise(result)
-    summary["warnings"] += evaluation.beyond(summary, ready.block["threat"])
+    summary["warnings"] += evaluation.beyond(result, ready.subject.threat)
     if more.get("curve"):
         summary["warnings"] += evaluation.above_limit(more["curve"])
     if jax.process_index() == 0:

@@ -216,20 +216,21 @@ def test_the_most_frequent_mistakes_come_first(seed, classes):
 
 def test_what_went_beyond_the_threat_model_is_named():
     def moved(name, linf, pixels=(0.0, 1.0), **more):
-        distance = dict(linf=linf, l2=9.0)
-        return dict(name=name, largest_distance=distance, pixel_range=pixels, **more)
+        distance = dict(linf=np.array([0.0, linf]), l2=np.array([0.0, 9.0]))
+        more |= dict(distance=distance, lowest=pixels[0], highest=pixels[1])
+        return outcome(name, [True, True], **more)
 
     rows = [
-        dict(name="clean"),
         moved("within", 0.1 * (1 + 1e-6)),
         moved("far", 0.3),
         moved("left out", 0.3, counts=False),
         moved("bright", 0.1, (0.0, 1.2)),
     ]
-    threat = dict(name="linf", eps=0.1, bounds=(0.0, 1.0))
-    (line,) = evaluation.beyond(dict(rows=rows), threat)
+    found = robustness([0, 1], [True, True], *rows)
+    (line,) = evaluation.beyond(found, threats.linf(0.1))
     assert line.endswith("far (0.3), bright (pixels in [0, 1.2]).")
-    assert evaluation.beyond(dict(rows=rows[:2]), threat) == []
+    found = robustness([0, 1], [True, True], rows[0])
+    assert evaluation.beyond(found, threats.linf(0.1)) == []
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from robustjax.evaluation import (
     load_outcomes,
     mean_and_deviation,
     read_report,
+    report_markdown,
     save_adversarial,
     schema,
     seeds_table,
@@ -376,3 +377,19 @@ def test_seeds_have_mean_and_sample_deviation():
     assert "| clean  | 60.00% | 10.00     | 3     |" in seeds_table(
         {"clean": [0.5, 0.6, 0.7]}
     )
+
+
+def test_of_many_classes_only_the_most_frequent_mistakes_are_told(result):
+    total = len(result.labels)
+    labels = np.arange(total, dtype=np.int32) + 120
+    attack = dataclasses.replace(
+        result.attacks[0], correct=np.zeros(total, bool), predicted=labels - 1
+    )
+    right = dict(clean_correct=np.ones(total, bool), clean_predicted=labels)
+    many = dataclasses.replace(result, labels=labels, attacks=(attack,), **right)
+    content, pictures = compose(summarise(many), context=CONTEXT)
+    assert content["confusion"] is None
+    assert [120, 119, 1] in content["confusions"]
+    assert len(content["confusions"]) == min(20, total)
+    assert "confusion" not in pictures
+    assert "The most frequent mistakes" in report_markdown(content, pictures)
