@@ -118,7 +118,7 @@ def _sentence(pair: Mapping[str, Any]) -> str:
     gap = abs(pair["difference"]) if pair["p_holm"] < _LEVEL else pair["difference"]
     sure = (
         f"{100 * gap:+.2f} points (95% interval {100 * low:+.2f}..{100 * high:+.2f}, "
-        f"Holm's p {_p(pair['p_holm'])})"
+        f"p {_p(pair['p'])}, Holm's {_p(pair['p_holm'])})"
     )
     if pair["p_holm"] >= _LEVEL:
         return (
