@@ -24,6 +24,7 @@ def binarization_section(found: Mapping[str, Any]) -> Section:
         "all of them, random points nearly none (Zimmermann et al., 2022)."
     )
     rows = (
+        ("attack under test", _text(found.get("attack"))),
         ("found by the attack", _share(found, "success", "interval")),
         ("found at random", _share(found, "random_success", "random_interval")),
         ("has to be at least", percent(found.get("threshold"))),
@@ -37,6 +38,11 @@ def binarization_section(found: Mapping[str, Any]) -> Section:
         blocks.append(Text(BINARIZATION_FLAG, strong=True))
     if found.get("too_easy"):
         easy = "Random points succeed so often that the test says little here."
+        if found.get("random_success") is None:
+            easy = (
+                "No readout separates a planted example: the features hardly move "
+                "within the radius, and the test says nothing here."
+            )
         blocks.append(Text(easy, strong=True))
     if found.get("detail"):
         blocks.append(Text(f"{found['detail']}."))

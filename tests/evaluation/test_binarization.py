@@ -20,6 +20,7 @@ from robustjax.evaluation import (
     wilson_interval,
 )
 from robustjax.evaluation._planted import inside, on_surface
+from robustjax.evaluation._protocol_sections import binarization_section
 from robustjax.evaluation._readout import fit_readout, nearest_in_hull
 from robustjax.types import Batch, ModelOutput
 
@@ -256,6 +257,14 @@ def test_a_summary_leaves_out_what_says_nothing():
     assert nothing["success"] is None
     assert nothing["too_easy"]
     assert not nothing["flagged"]
+
+
+@pytest.mark.parametrize(("share", "said"), [(None, "No readout"), (0.6, "Random")])
+def test_a_report_says_what_was_tested_and_why_it_says_little(share, said):
+    found = dict(attack="PGD-40", random_success=share, too_easy=True)
+    _, strong, table = binarization_section(found).blocks
+    assert strong.text.startswith(said)
+    assert ("attack under test", "PGD-40") in table.cells
 
 
 def test_input_that_does_not_fit_says_so():
