@@ -39,10 +39,7 @@ def binarization_section(found: Mapping[str, Any]) -> Section:
     if found.get("too_easy"):
         easy = "Random points succeed so often that the test says little here."
         if found.get("random_success") is None:
-            easy = (
-                "No readout separates a planted example: the features hardly move "
-                "within the radius, and the test says nothing here."
-            )
+            easy = "No readout separates a planted example: the test says nothing here."
         blocks.append(Text(easy, strong=True))
     if found.get("detail"):
         blocks.append(Text(f"{found['detail']}."))
