@@ -1,28 +1,30 @@
 """What an evaluation will cost, before it starts.
 
 An attack's passes are counted in its program, traced on a linear classifier that costs
-nothing; a pass of the real one is timed once.
+nothing; a pass of the real one is timed once. What else the program multiplies, on
+networks that the attack brings along, is weighed against a pass.
 """
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.sharding import Mesh
 
 from robustjax._checks import InputError
 from robustjax.attacks import Stage, StagedAttack
 from robustjax.data import Dataset, as_float
 from robustjax.evaluation._batching import batches_of
+from robustjax.evaluation._programs import multiplications, products
 from robustjax.evaluation.results import NamedAttack
 from robustjax.types import Attack, LogitsFn, as_pytree
 
 _BACKWARD = 2.0  # passes forward that a pass backward costs
+_FLOPS = 2.0  # of a multiplication and its addition, as XLA counts them
 _COMPILATIONS = 4.0  # an attack compiles as long as this many forward passes
 
 
@@ -59,10 +61,22 @@ def count_passes(attack: Attack, shape: Sequence[int], num_classes: int) -> Pass
       >>> count_passes(attacks.restarts(pgd, 5, at_once=1), (8, 8, 1), 10)
       Passes(forward=105.0, backward=100.0)
     """
+    return _count(attack, shape, num_classes).passes
+
+
+class _Count(NamedTuple):
+    """Passes, and the multiplications beside them: on networks of the attack's own."""
+
+    passes: Passes
+    beside: float
+
+
+def _count(attack: Attack, shape: Sequence[int], num_classes: int) -> _Count:
     if isinstance(attack, StagedAttack):
         stages = attack.stages(num_classes)
-        found = [_stage_passes(stage, shape, num_classes) for stage in stages]
-        return Passes(*map(sum, zip(*found, strict=True)))
+        found = [_count_stage(stage, shape, num_classes) for stage in stages]
+        passes, beside = zip(*found, strict=True)
+        return _Count(Passes(*map(sum, zip(*passes, strict=True))), sum(beside))
     weights = jax.ShapeDtypeStruct((math.prod(shape), num_classes), jnp.float32)
 
     def run(weights, x, y):
@@ -72,10 +86,11 @@ def count_passes(attack: Attack, shape: Sequence[int], num_classes: int) -> Pass
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     y = jax.ShapeDtypeStruct((1,), jnp.int32)
     jaxpr = jax.make_jaxpr(run)(weights, x, y).jaxpr
-    forward = backward = 0.0
-    for eqn, times in products(jaxpr, 1.0):
+    forward = backward = beside = 0.0
+    for eqn, times in products(jaxpr):
         shapes = [v.aval.shape for v in eqn.invars]
-        if weights.shape not in shapes:
+        if eqn.primitive.name == "mul" or weights.shape not in shapes:
+            beside += times * multiplications(eqn)
             continue
         other = shapes[1 - shapes.index(weights.shape)]
         contracted = eqn.params["dimension_numbers"][0][shapes.index(weights.shape)]
@@ -83,70 +98,30 @@ def count_passes(attack: Attack, shape: Sequence[int], num_classes: int) -> Pass
         rows = times * math.prod(other) / size
         forward += rows * (contracted[0] == 0)
         backward += rows * (contracted[0] == 1)
-    return Passes(forward, backward)
+    return _Count(Passes(forward, backward), beside)
 
 
-def _stage_passes(stage: Stage, shape: Sequence[int], num_classes: int) -> Passes:
-    once = count_passes(stage.attack(jnp.int32(0)), shape, num_classes)
-    return Passes(*(stage.rounds * passes for passes in once))
+def _count_stage(stage: Stage, shape: Sequence[int], num_classes: int) -> _Count:
+    once = _count(stage.attack(jnp.int32(0)), shape, num_classes)
+    passes = Passes(*(stage.rounds * passes for passes in once.passes))
+    return _Count(passes, stage.rounds * once.beside)
 
 
 def stage_cost(stage: Stage, shape: Sequence[int], num_classes: int) -> float:
     """Of a stage of a staged attack on an image that it does not break, as `Passes`."""
-    return _stage_passes(stage, shape, num_classes).cost
+    return _count_stage(stage, shape, num_classes).passes.cost
 
 
-def products(
-    jaxpr: Any, times: float, names: Sequence[str] = ("dot_general",)
-) -> Iterator[tuple[Any, float]]:
-    """Every matrix product (or `names`) of a program, and how often it is made."""
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name in names:
-            yield eqn, times
-        inside = list(_inside(eqn.params))
-        times_inside = times
-        if eqn.primitive.name == "scan":
-            times_inside = times * eqn.params["length"]
-        if eqn.primitive.name == "while":
-            times_inside = times * _limit(eqn.params["cond_jaxpr"].jaxpr)
-        if eqn.primitive.name == "cond":
-            inside = [max(inside, key=lambda one: _size(one))]
-        for one in inside:
-            yield from products(one, times_inside, names)
-
-
-def _inside(params: Mapping[str, Any]) -> Iterator[Any]:
-    """The programs in an equation."""
-    for value in params.values():
-        for one in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(one, (ClosedJaxpr, Jaxpr)):
-                yield one.jaxpr if isinstance(one, ClosedJaxpr) else one
-
-
-def _limit(condition: Any) -> float:
-    """The number that a loop's counter is compared with, as in `i < 100`; else 1."""
-    found = [1.0]
-    for eqn in condition.eqns:
-        limits = [v.val for v in eqn.invars if isinstance(v, Literal)]
-        if eqn.primitive.name == "lt" and limits and np.ndim(limits[0]) == 0:
-            found.append(float(limits[0]))
-    return max(found)
-
-
-def _size(jaxpr: Any) -> float:
-    return sum(times for _, times in products(jaxpr, 1.0))
-
-
-def _counted(named: NamedAttack, shape: Sequence[int], num_classes: int) -> Passes:
+def _counted(named: NamedAttack, shape: Sequence[int], num_classes: int) -> _Count:
     """NaN for attacks that a linear classifier does not serve."""
     try:
-        return count_passes(named.attack, shape, num_classes)
+        return _count(named.attack, shape, num_classes)
     except InputError:
         if named.source is None:  # better now than after the attacks before it
             raise
     except Exception:  # an estimate is not worth an evaluation
         pass
-    return Passes(math.nan, math.nan)
+    return _Count(Passes(math.nan, math.nan), math.nan)
 
 
 class Estimate(NamedTuple):
@@ -211,10 +186,11 @@ def estimate(
     flops = _flops(predict, x)
     spent, found = [], []
     for named in attacks:
-        passes = _counted(named, x.shape[1:], dataset.num_classes)
+        passes, beside = _counted(named, x.shape[1:], dataset.num_classes)
         source = predict if named.source is None else as_pytree(named.source)
         price = _flops(source, x) / flops if named.source is not None else 1.0
-        cost = named.repeats * (passes.cost * price + 1 + len(named.judges))
+        asked = passes.cost * price + _FLOPS * beside / (flops / len(x))
+        cost = named.repeats * (asked + 1 + len(named.judges))
         spent.append(cost * per_image * total + _COMPILATIONS * compiling)
         found.append(passes)
     at_most = tuple(isinstance(named.attack, StagedAttack) for named in attacks)

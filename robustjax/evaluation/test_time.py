@@ -23,14 +23,13 @@ from robustjax import _checks
 from robustjax._checks import InputError
 from robustjax.data import Dataset, as_float
 from robustjax.evaluation._judging import num_draws
+from robustjax.evaluation._programs import total
 from robustjax.evaluation.defended import right_on_points
-from robustjax.evaluation.estimate import products
 from robustjax.evaluation.results import NamedAttack, Robustness, wilson_interval
 from robustjax.evaluation.robustness import evaluate
 from robustjax.types import Array, Key, LogitsFn, as_pytree
 
 _TIMED = 64  # images
-_MULTIPLYING = ("dot_general", "conv_general_dilated", "mul")
 
 
 def judge_test_time(
@@ -270,20 +269,7 @@ def multiply_adds(logits_fn: LogitsFn, x: Array) -> float:
       64.0
     """
     jaxpr = jax.make_jaxpr(lambda fun, z: fun(z))(as_pytree(logits_fn), x).jaxpr
-    total = 0.0
-    for eqn, times in products(jaxpr, 1.0, _MULTIPLYING):
-        left, right = (v.aval.shape for v in eqn.invars)
-        summed = 1.0
-        if eqn.primitive.name == "dot_general":
-            contracted = eqn.params["dimension_numbers"][0][0]
-            summed = math.prod(left[axis] for axis in contracted)
-        elif eqn.primitive.name == "conv_general_dilated":
-            outputs = right[eqn.params["dimension_numbers"].rhs_spec[0]]
-            summed = math.prod(right) // outputs
-        result = eqn.outvars[0].aval
-        if jnp.issubdtype(result.dtype, jnp.floating):
-            total += times * summed * math.prod(result.shape)
-    return total
+    return total(jaxpr)
 
 
 @jax.jit

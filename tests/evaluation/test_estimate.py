@@ -83,6 +83,35 @@ def test_what_cannot_be_counted_is_not_the_end():
     assert 0 < found.seconds[1] < found.total < 60
 
 
+@pytest.mark.parametrize("drawn", [False, True], ids=["one", "one of two"])
+def test_networks_that_an_attack_brings_along_cost_their_work(drawn):
+    draw = lambda *shape: jnp.asarray(np.random.default_rng(0).normal(size=shape))
+    first, last = draw(24, 200), draw(200, 5)
+    judged, kernel = draw(24, 5), draw(3, 3, 2, 8)
+
+    def own(x):
+        hidden = jnp.tanh(x.reshape(-1, 24) @ first)
+        maps = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return hidden @ last + maps.mean((1, 2))[:, :5]
+
+    def attack(key, logits_fn, x, y):
+        heads = jax.random.bernoulli(jax.random.fold_in(key, 0))
+        light = lambda z: z.reshape(-1, 24)[:, :5]
+        either = lambda z: jax.lax.cond(heads, light, own, z)
+        return PGD(jax.random.fold_in(key, 1), either if drawn else own, x, y)
+
+    images, four = np.zeros((4, *SHAPE), np.float32), np.arange(4)
+    data = Dataset(images, np.zeros(4, np.int32), four, tuple("abcde"))
+    model = lambda x: x.reshape(len(x), -1) @ judged
+    found = evaluation.estimate(model, data, [NamedAttack("own", attack)])
+    assert found.passes == ((0.0, 0.0),)
+    asked = (found.seconds[0] - found.compiling) / (4 * found.per_pass) - 1
+    forward = 24 * 200 + 200 * 5 + (4 * 3 * 8) * (3 * 3 * 2)
+    assert asked == pytest.approx(7 * 2 * forward / (24 * 5), rel=0.05)
+
+
 @pytest.mark.slow
 def test_an_estimate_is_of_the_right_size():
     rng = np.random.default_rng(0)
