@@ -105,15 +105,17 @@ def test_every_variant_of_at_alp_builds(variant, monkeypatch):
         ("cifar10_at_alp_resnet20", ""),
         ("flowers17_at_alp_small", ""),
         ("flowers17_at_alp_small", ",cnn"),
+        ("mnist_at_alp", ""),
+        ("mnist_at_alp", ",light"),
     ):
         module = importlib.import_module(f"configs.{name}")
         config = module.get_config(f"{variant}{more}")
         run = build.run(config, mesh, progress_bar=False)
-        (stage,) = build.build_stages(config, run.splits, run.networks, mesh)
-        assert stage.name == "train"
+        stages = build.build_stages(config, run.splits, run.networks, mesh)
+        assert [stage.name for stage in stages] == list(config.stages)
         weights = dict(at_alp=(0.5, 1.0), alp=(0.5, 0), attention=(0, 1.0), mpgd=(0, 0))
-        loss = config.train.loss
-        if variant in weights:
+        for stage in config.stages if variant in weights else ():
+            loss = config[stage].loss
             assert (loss.logit_weight, loss.attention_weight) == weights[variant]
 
 
@@ -121,6 +123,7 @@ def test_every_variant_of_at_alp_builds(variant, monkeypatch):
     ("name", "variant", "message"),
     [
         ("digits_at_alp", "both", ":at_alp, :alp"),
+        ("mnist_at_alp", "alp,heavy", ":at_alp, :alp"),
         ("flowers17_at_alp_small", "alp,large", "RADIUS"),
         ("flowers17_alp_resnet50", "0.3", ":0.25 or :0.5"),
         ("mnist_ensemble_adv", "all", ":static"),
