@@ -61,7 +61,7 @@ def count_passes(attack: Attack, shape: Sequence[int], num_classes: int) -> Pass
       >>> count_passes(attacks.restarts(pgd, 5, at_once=1), (8, 8, 1), 10)
       Passes(forward=105.0, backward=100.0)
     """
-    return _count(attack, shape, num_classes).passes
+    return _count(attack, shape, (num_classes,)).passes
 
 
 class _Count(NamedTuple):
@@ -71,16 +71,19 @@ class _Count(NamedTuple):
     beside: float
 
 
-def _count(attack: Attack, shape: Sequence[int], num_classes: int) -> _Count:
+def _count(attack: Attack, shape: Sequence[int], answer: Sequence[int]) -> _Count:
+    """On a linear function of an image whose answers have the shape `answer`."""
     if isinstance(attack, StagedAttack):
-        stages = attack.stages(num_classes)
-        found = [_count_stage(stage, shape, num_classes) for stage in stages]
+        stages = attack.stages(answer[-1])
+        found = [_count_stage(stage, shape, answer[-1]) for stage in stages]
         passes, beside = zip(*found, strict=True)
         return _Count(Passes(*map(sum, zip(*passes, strict=True))), sum(beside))
-    weights = jax.ShapeDtypeStruct((math.prod(shape), num_classes), jnp.float32)
+    sizes = math.prod(shape), math.prod(answer)
+    weights = jax.ShapeDtypeStruct(sizes, jnp.float32)
 
     def run(weights, x, y):
-        linear = lambda z: z.reshape(z.shape[0], -1) @ weights
+        flat = lambda z: z.reshape(z.shape[0], -1)
+        linear = lambda z: (flat(z) @ weights).reshape(z.shape[0], *answer)
         return attack(jax.random.key(0), linear, x, y)
 
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -102,7 +105,7 @@ def _count(attack: Attack, shape: Sequence[int], num_classes: int) -> _Count:
 
 
 def _count_stage(stage: Stage, shape: Sequence[int], num_classes: int) -> _Count:
-    once = _count(stage.attack(jnp.int32(0)), shape, num_classes)
+    once = _count(stage.attack(jnp.int32(0)), shape, (num_classes,))
     passes = Passes(*(stage.rounds * passes for passes in once.passes))
     return _Count(passes, stage.rounds * once.beside)
 
@@ -114,8 +117,12 @@ def stage_cost(stage: Stage, shape: Sequence[int], num_classes: int) -> float:
 
 def _counted(named: NamedAttack, shape: Sequence[int], num_classes: int) -> _Count:
     """NaN for attacks that a linear classifier does not serve."""
+    answer: tuple[int, ...] = (num_classes,)
     try:
-        return _count(named.attack, shape, num_classes)
+        if named.source is not None:  # it may answer for every candidate of a defense
+            one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+            answer = jax.eval_shape(named.source, one).shape[1:]
+        return _count(named.attack, shape, answer)
     except InputError:
         if named.source is None:  # better now than after the attacks before it
             raise

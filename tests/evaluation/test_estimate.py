@@ -83,6 +83,20 @@ def test_what_cannot_be_counted_is_not_the_end():
     assert 0 < found.seconds[1] < found.total < 60
 
 
+def test_a_source_may_answer_more_than_classes():
+    def climb(key, logits_fn, x, y):
+        return x + jax.grad(lambda z: logits_fn(z)[:, 2, 4].sum())(x)
+
+    images, four = np.zeros((4, *SHAPE), np.float32), np.arange(4)
+    data = Dataset(images, np.zeros(4, np.int32), four, tuple("abcde"))
+    flat = lambda x: x.reshape(len(x), -1)
+    candidates = lambda x: flat(x)[:, :15].reshape(-1, 3, 5)
+    named = NamedAttack("climb", climb, source=candidates)
+    found = evaluation.estimate(lambda x: flat(x)[:, :5], data, [named])
+    assert found.passes == ((1.0, 1.0),)
+    assert np.isfinite(found.seconds[0])
+
+
 @pytest.mark.parametrize("drawn", [False, True], ids=["one", "one of two"])
 def test_networks_that_an_attack_brings_along_cost_their_work(drawn):
     draw = lambda *shape: jnp.asarray(np.random.default_rng(0).normal(size=shape))
