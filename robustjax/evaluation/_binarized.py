@@ -21,6 +21,7 @@ FeaturesFn = Callable[[Array], Any]
 """Images [B, H, W, C] to features [B, ...], or to a pair (features, logits [B, K])."""
 
 _SLACK = 1e-4  # of the radius, for rounding
+_STILL = 1e-5  # of the largest feature: float32 rounds more coarsely than that sums up
 
 
 class Outcome(NamedTuple):
@@ -32,6 +33,7 @@ class Outcome(NamedTuple):
     random_success: Array
     outside: Array
     margin: Array
+    still: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +107,7 @@ def _of_one(
         random_success=separable & (drawn > 0).any(),
         outside=~allowed[1],
         margin=fit.margin,
+        still=jnp.ptp(features, axis=0).max() <= _STILL * jnp.abs(features).max(),
     )
 
 

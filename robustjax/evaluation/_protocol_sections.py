@@ -11,6 +11,11 @@ BINARIZATION_FLAG = (
     "The attack does not find examples that are there: its result on the classifier "
     "means little. Strengthen it until it passes."
 )
+_STILL = (
+    "Around {num_still} of {num_images} images the features are the same at all "
+    "points looked at: no gradient through them leads anywhere. Attack what comes "
+    "before them."
+)
 TEST_TIME_FLAG = (
     "The defended model is no better than its static model in the worst case."
 )
@@ -31,6 +36,7 @@ def binarization_section(found: Mapping[str, Any]) -> Section:
         ("images", _text(found.get("num_images"))),
         ("with a readout that separates", _text(found.get("num_separable"))),
         ("that count", _text(found.get("num_counted"))),
+        ("around which the features stand still", _text(found.get("num_still"))),
     )
     cells: Cells = [("figure", "value"), *((n, v) for n, v in rows if v != "-")]
     blocks: list[Block] = [Text(words)]
@@ -41,6 +47,8 @@ def binarization_section(found: Mapping[str, Any]) -> Section:
         if found.get("random_success") is None:
             easy = "No readout separates a planted example: the test says nothing here."
         blocks.append(Text(easy, strong=True))
+    if found.get("num_still"):
+        blocks.append(Text(_STILL.format(**found), strong=True))
     if found.get("detail"):
         blocks.append(Text(f"{found['detail']}."))
     return Section("Binarization test", [*blocks, Table("Planted examples", cells)])

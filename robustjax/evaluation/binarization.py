@@ -57,6 +57,8 @@ class Binarization(NamedTuple):
         as a success, [N] bool.
       margin: Distance of the boundary point's features from the hull of the others',
         as a share of the farthest, [N].
+      still: Whether the features are the same at all these points but for rounding: no
+        readout can tell them apart, and no attack climbs through them, [N] bool.
     """
 
     index: np.ndarray
@@ -65,6 +67,7 @@ class Binarization(NamedTuple):
     random_success: np.ndarray
     outside: np.ndarray
     margin: np.ndarray
+    still: np.ndarray
 
 
 def features_of(model_fn: ModelFn, layer: str) -> FeaturesFn:
@@ -210,13 +213,13 @@ def summarise_binarization(
     Returns:
       `success` (None if no image counts) with its Wilson `interval`; `random_success`
       with `random_interval`, of all separable images; `num_images`, `num_separable`,
-      `num_counted`, `num_outside`; `threshold`; `flagged`, whether the attack fails the
-      test; `too_easy`, whether random points succeed on more than half, so that the
-      test says little; `detail`, a line with the numbers.
+      `num_counted`, `num_outside`, `num_still`; `threshold`; `flagged`, whether the
+      attack fails the test; `too_easy`, whether random points succeed on more than
+      half, so that the test says little; `detail`, a line with the numbers.
 
     Example:
       >>> yes, no = np.ones(4, bool), np.zeros(4, bool)
-      >>> found = Binarization(np.arange(4), yes, no, no, no, np.ones(4))
+      >>> found = Binarization(np.arange(4), yes, no, no, no, np.ones(4), no)
       >>> summary = summarise_binarization(found)
       >>> summary["success"], summary["flagged"], summary["detail"]
       (0.0, True, '0 of 4 planted examples found; random points find 0 of 4')
@@ -233,6 +236,9 @@ def summarise_binarization(
     detail += f"; random points find {by_chance} of {separable}"
     if separable < total:
         detail += f"; {total - separable} of {total} images could not be fitted"
+    still = int(found.still.sum())
+    if still:
+        detail += f"; around {still} the features stand still"
     return dict(
         success=success,
         interval=list(wilson_interval(hits, count)),
@@ -242,6 +248,7 @@ def summarise_binarization(
         num_separable=separable,
         num_counted=count,
         num_outside=int(found.outside.sum()),
+        num_still=still,
         threshold=threshold,
         flagged=success is not None and success < threshold,
         too_easy=random_success is None or random_success > TOO_EASY,

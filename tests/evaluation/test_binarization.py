@@ -240,7 +240,8 @@ def test_a_summary_leaves_out_what_says_nothing():
     random_success = index < 2
     success = index < 5
     found = Binarization(
-        index, separable, success, random_success, index < 0, np.ones(10)
+        *(index, separable, success, random_success, index < 0, np.ones(10)),
+        still=index == 9,
     )
     summary = summarise_binarization(found, threshold=0.6)
     assert summary["success"] == 3 / 6
@@ -251,12 +252,28 @@ def test_a_summary_leaves_out_what_says_nothing():
     assert not summary["too_easy"]
     assert not summarise_binarization(found, threshold=0.5)["flagged"]
     assert "2 of 10 images could not be fitted" in summary["detail"]
+    assert summary["num_still"] == 1
+    assert "around 1 the features stand still" in summary["detail"]
     nothing = summarise_binarization(
         found._replace(separable=index < 0, random_success=index < 0)
     )
     assert nothing["success"] is None
     assert nothing["too_easy"]
     assert not nothing["flagged"]
+
+
+def test_features_that_stand_still_are_told_from_those_that_no_plane_separates():
+    rounded_away = lambda z: 1e-7 * smooth(z) + smooth(jnp.floor(0.5 * z) + 1)
+    found = run(rounded_away)
+    assert found.still.all()
+    assert not found.separable.any()
+    summary = summarise_binarization(found)
+    assert summary["num_still"] == 6
+    section = binarization_section(summary)
+    assert any("Around 6 of 6 images" in text.text for text in section.blocks[:-1])
+    length = lambda z: jnp.square(z).sum((1, 2, 3), keepdims=True)
+    for moving in (length, smooth):
+        assert not run(moving).still.any()
 
 
 @pytest.mark.parametrize(("share", "said"), [(None, "No readout"), (0.6, "Random")])
