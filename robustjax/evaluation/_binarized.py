@@ -21,7 +21,7 @@ FeaturesFn = Callable[[Array], Any]
 """Images [B, H, W, C] to features [B, ...], or to a pair (features, logits [B, K])."""
 
 _SLACK = 1e-4  # of the radius, for rounding
-_STILL = 1e-5  # of the largest feature: float32 rounds more coarsely than that sums up
+_STILL = 1e-5  # of a feature's size: what sums in float32 are rounded by
 
 
 class Outcome(NamedTuple):
@@ -99,7 +99,8 @@ def _of_one(
     # As the attack was answered, not as the fit was made.
     again = score(jnp.concatenate([boundary, x[None], x_adv]))
     allowed = _is_allowed(threat, jnp.concatenate([boundary, x_adv]), x)
-    separable = fit.separable & (again[0] > 0) & (again[1] < 0) & allowed[0]
+    still = (jnp.ptp(features, axis=0) <= _STILL * jnp.abs(features).max(axis=0)).all()
+    separable = fit.separable & ~still & (again[0] > 0) & (again[1] < 0) & allowed[0]
     return Outcome(
         index=index,
         separable=separable,
@@ -107,7 +108,7 @@ def _of_one(
         random_success=separable & (drawn > 0).any(),
         outside=~allowed[1],
         margin=fit.margin,
-        still=jnp.ptp(features, axis=0).max() <= _STILL * jnp.abs(features).max(),
+        still=still,
     )
 
 

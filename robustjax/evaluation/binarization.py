@@ -57,8 +57,8 @@ class Binarization(NamedTuple):
         as a success, [N] bool.
       margin: Distance of the boundary point's features from the hull of the others',
         as a share of the farthest, [N].
-      still: Whether the features are the same at all these points but for rounding: no
-        readout can tell them apart, and no attack climbs through them, [N] bool.
+      still: Whether the features are the same at all these points but for rounding, of
+        which no readout is made: no attack climbs through them, [N] bool.
     """
 
     index: np.ndarray
