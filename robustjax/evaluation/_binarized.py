@@ -21,7 +21,7 @@ FeaturesFn = Callable[[Array], Any]
 """Images [B, H, W, C] to features [B, ...], or to a pair (features, logits [B, K])."""
 
 _SLACK = 1e-4  # of the radius, for rounding
-_STILL = 1e-5  # of a feature's size: what sums in float32 are rounded by
+_STILL = 1e-5  # of a feature's size, what sums in float32 are rounded by
 
 
 class Outcome(NamedTuple):
@@ -99,7 +99,7 @@ def _of_one(
     # As the attack was answered, not as the fit was made.
     again = score(jnp.concatenate([boundary, x[None], x_adv]))
     allowed = _is_allowed(threat, jnp.concatenate([boundary, x_adv]), x)
-    still = (jnp.ptp(features, axis=0) <= _STILL * jnp.abs(features).max(axis=0)).all()
+    still = _stand_still(features)
     separable = fit.separable & ~still & (again[0] > 0) & (again[1] < 0) & allowed[0]
     return Outcome(
         index=index,
@@ -110,6 +110,14 @@ def _of_one(
         margin=fit.margin,
         still=still,
     )
+
+
+def _stand_still(features: Array) -> Array:
+    """Whether features [N, D] are N times the same but for rounding, scalar."""
+    size = jnp.abs(features).max(axis=0)
+    # Log-probabilities near 0 are rounded like those far below.
+    size = jnp.maximum(size, jnp.median(size))
+    return (jnp.ptp(features, axis=0) <= _STILL * size).all()
 
 
 def _by_blocks(
