@@ -20,9 +20,7 @@ EPS = 0.3
 
 def get_config(variant: str = "namid") -> ml_collections.ConfigDict:
     """The config; `variant` is one of `namid.VARIANTS`, "light", or both."""
-    words = variant.split(",")
-    light = words[-1] == "light"
-    chosen = words[0] if words[0] != "light" else "namid"
+    chosen, light = namid.split(variant)
     num_steps, step_size = (7, 0.1) if light else (40, 0.01)
 
     def attack(eps: float) -> dict:

@@ -26,6 +26,13 @@ VARIANTS = (
 )
 
 
+def split(variant: str) -> tuple[str, bool]:
+    """The variant of `VARIANTS` and whether it is light: "trades,light", "light"."""
+    light = variant == "light" or variant.endswith(",light")
+    chosen = variant.removesuffix("light").removesuffix(",") if light else variant
+    return chosen or "namid", light
+
+
 def add(
     config: ml_collections.ConfigDict,
     variant: str,

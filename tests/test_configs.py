@@ -96,6 +96,16 @@ def test_every_variant_of_namid_builds(name, variant, monkeypatch):
     assert set(config.networks) == set(config.adopt) == wanted
 
 
+@pytest.mark.parametrize("name", ["mnist_namid", "cifar10_namid_resnet20"])
+def test_light_runs_of_namid_are_shorter_and_otherwise_the_same(name):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    for variant, whole in (("light", "namid"), ("trades,light", "trades")):
+        light, config = get_config(variant), get_config(whole)
+        assert light.train.num_epochs < config.train.num_epochs
+        assert light.train.loss.base.name == config.train.loss.base.name
+        assert light.stages == config.stages
+
+
 @pytest.mark.parametrize("variant", at_alp.VARIANTS)
 def test_every_variant_of_at_alp_builds(variant, monkeypatch):
     monkeypatch.setattr(data, "load", fake)
@@ -124,6 +134,8 @@ def test_every_variant_of_at_alp_builds(variant, monkeypatch):
     [
         ("digits_at_alp", "both", ":at_alp, :alp"),
         ("mnist_at_alp", "alp,heavy", ":at_alp, :alp"),
+        ("mnist_namid", "trades,heavy", "got :trades,heavy"),
+        ("cifar10_namid_resnet20", "heavy,light", "got :heavy"),
         ("flowers17_at_alp_small", "alp,large", "RADIUS"),
         ("flowers17_alp_resnet50", "0.3", ":0.25 or :0.5"),
         ("mnist_ensemble_adv", "all", ":static"),
