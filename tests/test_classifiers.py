@@ -429,7 +429,7 @@ def test_overrides_of_eval():
     for wrong in ("head", "head=3", "tail.name=3", "head.seed="):
         with pytest.raises(InputError, match=r"`--set` must be block\.name=value"):
             build.override(config, None, None, [wrong])
-    config.evaluation = {"num_steps": 40}
+    config.evaluation = {"num_steps": 40, "threat": {"eps": 0.1}}
     config.data = {"name": "digits"}
     build.override(config, None, None, ["evaluation.layer=features", "data.name=mnist"])
     for wrong in ("evaluation.num_stepz=3", "data.imagesize=9"):
@@ -439,6 +439,10 @@ def test_overrides_of_eval():
     config.head.template_weight = "paper"
     build.override(config, None, None, ["head.template_weight=0.5"])
     assert config.head.template_weight == 0.5
+    with pytest.raises(
+        InputError, match=r"evaluation.threat.eps leaves .* --attack.eps"
+    ):
+        build.override(config, None, None, ["evaluation.threat.eps=0.2"])
 
 
 def test_every_head_of_the_table_is_public():

@@ -64,6 +64,11 @@ def override(
         if first == "data" or (first == "evaluation" and not any_evaluation):
             more = _EVALUATION if first == "evaluation" else ()
             _check_known(first, rest[0], {*config[first], *more})
+        if path.startswith("evaluation.threat"):
+            raise InputError(
+                f"`--set` {path} leaves the step size behind: take --attack.eps, "
+                "which scales it, and --attack.norm."
+            )
         inside = config[first]
         for part in rest[:-1]:
             if not isinstance(inside.get(part), ConfigDict):
