@@ -64,7 +64,7 @@ def override(
         if first == "data" or (first == "evaluation" and not any_evaluation):
             more = _EVALUATION if first == "evaluation" else ()
             _check_known(first, rest[0], {*config[first], *more})
-        if path.startswith("evaluation.threat"):
+        if (first, rest[0]) == ("evaluation", "threat"):
             raise InputError(
                 f"`--set` {path} leaves the step size behind: take --attack.eps, "
                 "which scales it, and --attack.norm."
