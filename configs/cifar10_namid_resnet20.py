@@ -8,6 +8,8 @@ Method and variants: configs/namid.py; networks and schedules are ours, those of
 configs/cifar10_at_alp_resnet20.py, whose run of a baseline may be the reference:
 `--config.adopt.reference=runs/mpgd20 --config.stages="('critics','train')"`. `light`,
 alone or after a comma, has 5 steps and 3 epochs of each network instead of 10 and 30.
+Not yet shown to train: against critics of one epoch the target was still at chance
+after 80 steps, where `no_information` was not (RESULTS.md).
 """  # noqa: E501
 
 import ml_collections
