@@ -46,6 +46,7 @@ def add(
     widths: tuple[int, ...] = (64, 128),
     model: dict | None = None,
     warmups: dict | None = None,
+    alpha: float = 5.0,
 ) -> None:
     """Adds networks and stages to a config.
 
@@ -63,6 +64,7 @@ def add(
       widths: Of their local nets.
       model: The reference's network, by default like the target's.
       warmups: Stages that come before those of "reference" and "train", by their names.
+      alpha: Weight of the terms beside the adversarial loss; the paper's is 5.
 
     Raises:
       InputError: there is no such variant.
@@ -78,7 +80,7 @@ def add(
     config.adopt = {
         name: config_dict.placeholder(str) for name in ("reference", *names)
     }
-    target = target | dict(loss=_target_loss(variant, attack))
+    target = target | dict(loss=_target_loss(variant, attack, alpha))
     stages = dict(reference=reference, critics=critics, train=target)
     stages["critics"] |= dict(loss=_critics_loss(variant, critic_attack))
     trained = dict(reference=("reference",), critics=names, train=("model",))
@@ -108,8 +110,8 @@ def _critics_loss(variant: str, attack: dict) -> dict:
     )
 
 
-def _target_loss(variant: str, attack: dict) -> dict:
-    """Eqs. (8) and (9): alpha 5, lambda 0.1, cosines of vectors over the batch."""
+def _target_loss(variant: str, attack: dict, alpha: float) -> dict:
+    """Eqs. (8) and (9): lambda 0.1, cosines of vectors over the batch."""
     base = dict(name="adversarial", attack=attack, clean_weight=0.0)
     if variant == "trades":
         base = dict(name="trades", attack=attack | dict(objective="kl"), beta=6.0)
@@ -122,7 +124,7 @@ def _target_loss(variant: str, attack: dict) -> dict:
         name="namid",
         base=base,
         bound=bound,
-        alpha=0.0 if variant == "no_information" else 5.0,
+        alpha=0.0 if variant == "no_information" else alpha,
         information_weight=0.0 if variant == "no_amount" else 0.1,
         natural_weight=0.0 if variant == "no_natural" else 1.0,
         adversarial_weight=0.0 if variant == "no_adversarial" else 1.0,
