@@ -4,8 +4,10 @@ Exit codes: 0 done; 2 bad input (one clear line, no traceback); 75 stopped by a 
 after saving (run again to go on); 1 anything else.
 """
 
+import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -52,7 +54,11 @@ def run(main: Callable[[], None]) -> None:
     except StoppedBySignal as stopped:
         _exit(stopped, STOPPED)
     except KeyboardInterrupt:
-        _exit("Stopped; what had been saved is kept. Run again to go on.", STOPPED)
+        _say("Stopped; what had been saved is kept. Run again to go on.")
+        with contextlib.suppress(OSError):  # nobody reads any more
+            sys.stdout.flush()
+        # An orderly end would wait for the program that the device still runs: minutes.
+        os._exit(STOPPED)
     except (Diverged, InconsistentError) as error:
         _exit(error, 1)
 
@@ -160,5 +166,9 @@ def _first_difference(old: Any, new: Any, name: str = "config") -> tuple | None:
 
 
 def _exit(error: object, code: int) -> None:
-    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    _say(error)
     sys.exit(code)
+
+
+def _say(error: object) -> None:
+    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)

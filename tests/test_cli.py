@@ -619,6 +619,7 @@ def test_a_signal_outside_the_loop_stops_cleanly(command, tmp_path, monkeypatch)
     monkeypatch.setattr(
         "robustjax.build.run", lambda *_, **__: signal.raise_signal(signal.SIGTERM)
     )
+    monkeypatch.setattr("os._exit", sys.exit)
     result = command("train.py", DIGITS, f"--workdir={tmp_path}")
     assert result.code == cli.STOPPED
     assert result.err.count("\n") == 1

@@ -91,6 +91,22 @@ def test_signals_save_and_the_same_command_goes_on(tmp_path):
     assert metrics(cut) == metrics(tmp_path / "whole")
 
 
+def test_a_stopped_evaluation_does_not_wait_for_its_attack(tmp_path):
+    assert finish(train(tmp_path, "--config.train.num_epochs=1"))[0] == 0
+    endless = ("--attack.num_steps=1000000000", "--num_examples=50")
+    process = start("eval.py", f"--workdir={tmp_path}", *endless)
+    try:
+        about = process.stdout.readline()
+        time.sleep(4)  # it compiles, and runs
+        process.send_signal(signal.SIGTERM)
+        code, _, err = finish(process)
+    finally:
+        process.kill()
+    assert about.startswith("About")
+    assert (code, err.count("\n")) == (75, 1), err
+    assert "Run again to go on." in err
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_line(small_disk):
     """700 kB hold one checkpoint of this network, not two."""
