@@ -93,8 +93,8 @@ def test_signals_save_and_the_same_command_goes_on(tmp_path):
 
 def test_a_stopped_evaluation_does_not_wait_for_its_attack(tmp_path):
     assert finish(train(tmp_path, "--config.train.num_epochs=1"))[0] == 0
-    endless = ("--attack.num_steps=1000000000", "--num_examples=50")
-    process = start("eval.py", f"--workdir={tmp_path}", *endless)
+    long = ("--attack.num_steps=1000000", "--num_examples=50")
+    process = start("eval.py", f"--workdir={tmp_path}", *long)
     try:
         about = process.stdout.readline()
         time.sleep(4)  # it compiles, and runs
