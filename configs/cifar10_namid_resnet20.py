@@ -12,7 +12,7 @@ target's warm-up too with `--config.init_from=runs/mpgd20`, and then
 and 3 epochs of each network instead of 10 and 30.
 
 The critics' gradient is 40 times the cross-entropy's at the paper's alpha of 5, and
-drives a network as short of training as this one to chance (RESULTS.md). The target
+a network as short of training as this one collapses under it (RESULTS.md). The target
 therefore begins with adversarial training at the same radius, its gradient is clipped,
 and alpha is 0.1 if light; the whole schedule, with alpha 5, is not shown to train.
 """  # noqa: E501

@@ -171,4 +171,4 @@ def _exit(error: object, code: int) -> None:
 
 
 def _say(error: object) -> None:
-    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
+    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
