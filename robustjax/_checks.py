@@ -176,6 +176,34 @@ def are_probabilities(logits: jax.Array) -> jax.Array:
     return (logits >= 0).all() & (jnp.abs(sums - 1) < 1e-3).all()
 
 
+def differing_rows(
+    one: np.ndarray, other: np.ndarray, tolerance: float = 1e-3
+) -> np.ndarray:
+    """Whether rows of logits differ by more than rounding does, [B] bool.
+
+    Rounding grows with the logits themselves, and with how far those of a row lie
+    apart, or those of a usual row where its own are closer. An offset that all share
+    hides no difference then, nor does a single large row.
+
+    Args:
+      one: [B, ..., K].
+      other: The same.
+      tolerance: A share of that distance; the default is that between two programs.
+    """
+    both = np.stack([one, other], axis=1).astype(np.float64)
+    known = np.ma.masked_invalid(both.reshape(len(one), -1, one.shape[-1]))
+    apart = np.ma.filled(np.ma.max(np.ma.ptp(known, axis=-1), axis=-1), 0.0)
+    usual = np.median(apart[apart > 0]) if (apart > 0).any() else 0.0
+    size = np.ma.filled(np.ma.max(np.abs(known), axis=(1, 2)), 0.0)
+    rounding = max(1e-5, float(jnp.finfo(one.dtype).eps))
+    allowed = tolerance * np.maximum(apart, usual) + rounding * size
+    allowed = allowed.reshape(-1, *(1,) * (one.ndim - 1))
+    with np.errstate(invalid="ignore"):  # the difference of infinite ones is NaN
+        same = (np.abs(both[:, 0] - both[:, 1]) <= allowed) | (both[:, 0] == both[:, 1])
+    same |= np.isnan(both).all(axis=1)
+    return ~same.reshape(len(one), -1).all(axis=1)
+
+
 def class_labels(x: jax.Array, y: jax.Array) -> None:
     """Raises unless `y` is a class index for each row of `x`, int [B]."""
     same_batch(x=x, y=y)

@@ -160,6 +160,26 @@ def scaled(objective: Objective, scale: float | Array) -> Objective:
     return lambda logits, y: objective(scale * _wide(logits), y)
 
 
+def over_draws(objective: Objective) -> Objective:
+    """The objective of a random classifier: its mean over draws [S, B, K], [B].
+
+    Its gradient is that of expectation over transformation. Logits [B, K] are as they
+    were.
+
+    Example:
+      >>> draws = jnp.array([[[1.0, 3.0]], [[1.0, 0.0]]])
+      >>> over_draws(margin)(draws, jnp.array([0])).tolist()
+      [0.5]
+    """
+
+    def mean(logits: Array, y: Array) -> Array:
+        if logits.ndim == 2:
+            return objective(logits, y)
+        return jax.vmap(lambda draw: objective(draw, y))(logits).mean(axis=0)
+
+    return mean
+
+
 def _targeted_dlr(logits: Array, y: Array, target: Array) -> Array:
     logits = _labelled(logits, y, least_classes=4)
     _checks.labels(logits, target)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from robustjax import _checks
 from robustjax._checks import InputError
 from robustjax._gradients import loop_safe
-from robustjax.objectives import targeted
+from robustjax.objectives import over_draws, targeted
 from robustjax.types import Array, LogitsFn, Objective, Threat
 
 _BEYOND = 1e-5  # a share of the distance
@@ -92,10 +92,7 @@ def climbed(
 
     def evaluate(z: Array) -> tuple[Array, Array]:
         logits = logits_fn(z)
-        if logits.ndim == 3:
-            values = jax.vmap(lambda sample: objective(sample, y))(logits)
-            return values.mean(axis=0), judge(logits)
-        return objective(logits, y), judge(logits)
+        return over_draws(objective)(logits, y), judge(logits)
 
     return evaluate
 

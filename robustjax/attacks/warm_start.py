@@ -44,7 +44,8 @@ def warm_start(
 
 
 def _warm(attack_from, jitter, start, key, logits_fn, x: Array, y: Array) -> Array:
-    first, then = (_random.fold_in(key, number) for number in (0, 1))
+    keys = _random.per_image_keys(key, x.shape[0])
+    first, then = (_random.fold_in(keys, number) for number in (0, 1))
     begun = jax.lax.stop_gradient(start(first, logits_fn, x, y)).astype(x.dtype)
 
     def begin(key: Key, x: Array) -> Array:

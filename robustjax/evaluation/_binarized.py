@@ -20,7 +20,8 @@ from robustjax.types import Array, Attack, Key, Threat
 FeaturesFn = Callable[[Array], Any]
 """Images [B, H, W, C] to features [B, ...], or to a pair (features, logits [B, K])."""
 
-_SLACK = 1e-4  # of the radius, for rounding
+_SLACK = 1e-4  # of the radius, for rounding,
+_ROUNDING = 1e-6  # or of the box, where that is more
 _STILL = 1e-5  # of a feature's size, what sums in float32 are rounded by
 
 
@@ -161,7 +162,7 @@ def _two_way(
 def _is_allowed(threat: Threat, z: Array, x: Array) -> Array:
     """Whether points [B, ...] are in ball and box around one image, [B]."""
     low, high = threat.bounds
-    slack = _SLACK * threat.eps
+    slack = jnp.maximum(_SLACK * threat.eps, _ROUNDING * (high - low))
     flat = z.reshape(len(z), -1)
     in_box = (flat >= low - slack).all(axis=1) & (flat <= high + slack).all(axis=1)
     return in_box & (threat.norm(z - x[None]) <= threat.eps + slack)

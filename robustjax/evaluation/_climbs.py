@@ -15,8 +15,8 @@ from robustjax._gradients import input_gradient, loop_safe
 from robustjax.evaluation._batching import image_keys
 from robustjax.evaluation._judging import judged
 from robustjax.evaluation.landscape import GradientHealth, gradient_health
-from robustjax.objectives import cross_entropy, margin, scaled
-from robustjax.types import Array, Key, LogitsFn, Objective, Threat
+from robustjax.objectives import cross_entropy, margin, over_draws, scaled
+from robustjax.types import Array, Key, LogitsFn, Threat
 
 _PASS = 512  # images in one forward pass of noise
 
@@ -64,7 +64,7 @@ def climb(
     one program. A step that is not finite is not made.
     """
     ball = threat.with_eps(eps)
-    objective = _mean_over_draws(scaled(cross_entropy, scale))
+    objective = over_draws(scaled(cross_entropy, scale))
 
     def look(z: Array) -> tuple[Array, tuple[Array, Array]]:
         logits = climbed(z)
@@ -102,8 +102,8 @@ def right(judge: LogitsFn, x: Array, y: Array) -> Array:
 
 @jax.jit
 def health(climbed: LogitsFn, x: Array, y: Array) -> GradientHealth:
-    """Of the cross-entropy, of a random classifier's mean probabilities."""
-    return gradient_health(functools.partial(_mean_logits, climbed), x, y)
+    """Of the cross-entropy."""
+    return gradient_health(climbed, x, y)
 
 
 @jax.jit
@@ -113,18 +113,11 @@ def beside_zeros(
     """Answers before and after pixels without a derivative move towards the middle."""
 
     def look(z: Array) -> tuple[Array, tuple]:
-        return cross_entropy(_mean_logits(climbed, z), y), ()
+        return over_draws(cross_entropy)(climbed(z), y), ()
 
     grad = input_gradient(look, x)[2]
     moved = jnp.where(grad == 0, x + jnp.where(x > middle, -far, far), x)
     return answers(climbed, x), answers(climbed, moved)
-
-
-def _mean_logits(climbed: LogitsFn, z: Array) -> Array:
-    logits = climbed(z)
-    if logits.ndim == 2:
-        return logits
-    return jax.nn.logsumexp(jax.nn.log_softmax(logits.astype(jnp.float32)), axis=0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -139,7 +132,7 @@ def instability(
     radius: Array,
 ) -> Array:
     """Mean relative change of the margin of logits in a small box, capped at 1, [B]."""
-    objective, keys = _mean_over_draws(margin), image_keys(key, index)
+    objective, keys = over_draws(margin), image_keys(key, index)
 
     @loop_safe
     def loss(z: Array) -> Array:
@@ -174,28 +167,29 @@ def stands_noise(
 ) -> Array:
     """Whether an image is classified correctly at every one of the draws, [B].
 
-    Every second one is uniform in the ball, the others are at its corners.
+    Half of them are uniform in the ball, the others are at its corners.
     """
-    size = max(1, min(num_draws, _PASS // max(len(x), 1)))
-    many = lambda rows: jnp.repeat(rows, size, axis=0)
+    # As many blocks as one pass of the model needs, of one even size.
+    at_once = max(2, _PASS // max(len(x), 1))
+    num_blocks = -(-num_draws // at_once)
+    half = -(-num_draws // (2 * num_blocks))
+    many = lambda rows: jnp.repeat(rows, half, axis=0)
     keys, safe = image_keys(key, index), loop_safe(judge)
     inside, corner = attacks.uniform_noise(threat), attacks.sign_noise(threat)
 
     def block(standing: Array, number: Array):
         each = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-        each = jax.vmap(lambda k: jax.random.split(k, size))(each).reshape(-1)
-        # Neither asks the model.
-        points = jax.lax.cond(
-            number % 2 == 0,
-            lambda data: inside(_keys(data, key), judge, many(x), many(y)),
-            lambda data: corner(_keys(data, key), judge, many(x), many(y)),
-            jax.random.key_data(each),
-        )
-        wrong = attacks.broken(safe(points), many(y))
-        return standing & ~wrong.reshape(-1, size).any(axis=1), None
+        each = jax.vmap(lambda k: jax.random.split(k, (2, half)))(each)
+        points = [  # neither asks the model
+            kind(each[:, i].reshape(-1), judge, many(x), many(y))
+            for i, kind in enumerate((inside, corner))
+        ]
+        labels = jnp.concatenate([many(y)] * 2)
+        wrong = attacks.broken(safe(jnp.concatenate(points)), labels)
+        return standing & ~wrong.reshape(2, -1, half).any(axis=(0, 2)), None
 
     standing = jnp.ones(x.shape[:1], bool)
-    return jax.lax.scan(block, standing, jnp.arange(-(-num_draws // size)))[0]
+    return jax.lax.scan(block, standing, jnp.arange(num_blocks))[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -227,17 +221,3 @@ def rise_at_the_end(losses: np.ndarray, last: int) -> np.ndarray:
     whole = best[:, -1] - best[:, 0]
     late = best[:, -1] - best[:, -1 - last]
     return np.where(whole > 0, late / np.where(whole > 0, whole, 1.0), 0.0)
-
-
-def _mean_over_draws(objective: Objective) -> Objective:
-    def mean(logits: Array, y: Array) -> Array:
-        if logits.ndim == 2:
-            return objective(logits, y)
-        return jax.vmap(lambda draw: objective(draw, y))(logits).mean(axis=0)
-
-    return mean
-
-
-def _keys(data: Array, like: Key) -> Key:
-    """Raw through `cond`, which counts as a use of a key."""
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))

@@ -22,7 +22,6 @@ from robustjax.types import Array, Key, LogitsFn, Threat, is_transductive
 SCALES = (0.01, 0.1, 10.0, 100.0)
 STARTS = 5
 _FACTORS = (0.5, 0.75, 1.0, 2.0, 4.0)
-_TOLERANCE = 1e-3  # of the largest logit: other programs round otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,20 +219,13 @@ def company_share(of: Subject) -> np.ndarray:
     for keep in range(3):
         run = lambda x, *_, keep=keep: beside(x, keep)
         one, other, stayed = of.over(run)
-        changed |= differs(one, other) & stayed
+        changed |= _checks.differing_rows(one, other) & stayed
     before = logits(of)
     if before.ndim == 2:
         places = np.roll(np.arange(len(of.x)), 1)
-        changed |= differs(before, logits(of.take(places))[np.argsort(places)])
+        after = logits(of.take(places))[np.argsort(places)]
+        changed |= _checks.differing_rows(before, after)
     return changed
-
-
-def differs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Whether rows differ by more than rounding does, [n] bool."""
-    finite = np.abs(one[np.isfinite(one)])
-    scale = max(float(finite.max(initial=0.0)), 1e-30)
-    close = np.isclose(one, other, rtol=0, atol=_TOLERANCE * scale, equal_nan=True)
-    return np.asarray(~close.reshape(len(one), -1).all(axis=1))
 
 
 def useless_gradients(of: Subject) -> dict[str, np.ndarray] | None:
@@ -252,7 +244,7 @@ def useless_gradients(of: Subject) -> dict[str, np.ndarray] | None:
         far = jnp.float32(min(of.radius or of.box, of.box / 4))
         middle = jnp.float32(sum(of.threat.bounds) / 2)
         look = lambda x, y, _: _climbs.beside_zeros(of.climbed, x, y, far, middle)
-        mostly &= differs(*of.over(look))
+        mostly &= _checks.differing_rows(*of.over(look))
     return dict(infinite=~found.finite, zero=found.largest == 0, mostly=mostly)
 
 

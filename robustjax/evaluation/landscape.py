@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from robustjax import _checks
+from robustjax import _checks, attacks
 from robustjax._gradients import input_gradient, loop_safe
-from robustjax.objectives import cross_entropy
+from robustjax.objectives import cross_entropy, over_draws
 from robustjax.types import (
     Array,
     Key,
@@ -26,7 +26,8 @@ class Surface(NamedTuple):
     Attributes:
       offsets: a and b, [G].
       loss: At x + a r1 + b r2, [B, G, G].
-      broken: Whether the classifier is wrong there, [B, G, G].
+      broken: Whether the classifier is wrong there, as it is where a logit is NaN,
+        [B, G, G].
     """
 
     offsets: Array
@@ -51,7 +52,8 @@ def loss_surface(
     which would bend the plane.
 
     Args:
-      logits_fn: The classifier.
+      logits_fn: The classifier; of draws [S, B, K] the loss is the mean, and broken is
+        judged on the mean probabilities.
       x: [B, ...].
       y: [B].
       key: Of r2.
@@ -71,21 +73,22 @@ def loss_surface(
     """
     _checks.positive(radius=radius)
     _checks.positive_int(num=num)
-    _checks.labels(logits_fn(x), y)
+    _check(logits_fn, x, y)
     given = (as_pytree(logits_fn), x, y, key, jnp.float32(radius))
     return _surface(objective, num, *given)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _surface(objective, num, predict, x, y, key, radius) -> Surface:
-    first = jnp.sign(jax.grad(lambda z: objective(predict(z), y).sum())(x))
+    loss_of = over_draws(objective)
+    first = jnp.sign(jax.grad(lambda z: loss_of(predict(z), y).sum())(x))
     other = jax.random.rademacher(key, x.shape, x.dtype)
     offsets = jnp.linspace(-radius, radius, num).astype(x.dtype)
 
     @loop_safe
     def along(point: Array) -> tuple[Array, Array]:
         logits = predict(point)
-        return objective(logits, y), logits.argmax(axis=-1) != y
+        return loss_of(logits, y), attacks.broken(logits, y)
 
     def row(a: Array) -> Any:
         return jax.lax.map(lambda b: along(x + a * first + b * other), offsets)
@@ -119,7 +122,7 @@ def gradient_health(
     """How large the gradient of the objective is at x, and how much of it is 0.
 
     Args:
-      logits_fn: The classifier.
+      logits_fn: The classifier; of draws [S, B, K] the objective is the mean.
       x: [B, ...].
       y: [B].
       objective: As attacks climb it.
@@ -130,10 +133,16 @@ def gradient_health(
       >>> health.vanished.tolist(), health.zero_share.tolist()
       ([True], [1.0])
     """
-    _checks.labels(logits_fn(x), y)
-    climbed = lambda z: (objective(logits_fn(z), y), jnp.zeros(x.shape[:1], bool))
+    _check(logits_fn, x, y)
+    loss_of = over_draws(objective)
+    climbed = lambda z: (loss_of(logits_fn(z), y), jnp.zeros(x.shape[:1], bool))
     grad = input_gradient(climbed, x, raw=True)[2].reshape(x.shape[0], -1)
     size = jnp.abs(grad)
     return GradientHealth(
         size.max(axis=1), (grad == 0).mean(axis=1), jnp.isfinite(grad).all(axis=1)
     )
+
+
+def _check(logits_fn: LogitsFn, x: Array, y: Array) -> None:
+    logits = logits_fn(x)
+    _checks.labels(logits[0] if logits.ndim == 3 else logits, y)

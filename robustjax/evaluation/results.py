@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from robustjax import _checks
 from robustjax._checks import InputError
-from robustjax.attacks import StageOutcome
+from robustjax.attacks import StagedAttack, StageOutcome
 from robustjax.data import Dataset
 from robustjax.evaluation._judging import worst_so_far
 from robustjax.evaluation.statistics import wilson_interval as wilson_interval
@@ -35,7 +36,8 @@ class NamedAttack:
       judges: Classifiers that must be right too, such as one with other templates: the
         worst over them is what such a row shows.
       repeats: Runs of the attack with keys of their own, each judged: restarts on a
-        `source`, which cannot tell which of them the judges mind most.
+        `source`, which cannot tell which of them the judges mind most. A staged attack
+        has one.
     """
 
     name: str
@@ -49,7 +51,7 @@ class NamedAttack:
     repeats: int = 1
 
     def __post_init__(self):
-        """Raises an InputError if it could not be told in a report."""
+        """Raises an InputError if it could not be run, or told in a report."""
         if not isinstance(self.name, str) or self.name in ("", *RESERVED):
             raise InputError(
                 f"`name` of an attack must be a word of its own, got {self.name!r}: "
@@ -63,6 +65,28 @@ class NamedAttack:
             raise InputError(
                 f"`attack` of {self.name!r} must be an attack such as "
                 f"attacks.fgsm(threat), got {type(self.attack).__name__}."
+            )
+        if self.source is not None and not callable(self.source):
+            raise InputError(
+                f"`source` of {self.name!r} must be a function of images to logits, "
+                f"got {self.source!r}."
+            )
+        several = isinstance(self.judges, tuple | list)
+        if not several or not all(map(callable, self.judges)):
+            raise InputError(
+                f"`judges` of {self.name!r} must be a tuple of functions of images to "
+                f"logits, got {self.judges!r}."
+            )
+        if not isinstance(self.parameters, Mapping):
+            raise InputError(
+                f"`parameters` of {self.name!r} must be a dict, got "
+                f"{self.parameters!r}."
+            )
+        _checks.positive_int(repeats=self.repeats)
+        if self.repeats > 1 and isinstance(self.attack, StagedAttack):
+            raise InputError(
+                f"`repeats` of {self.name!r} must be 1, got {self.repeats}: its stages "
+                "have restarts of their own."
             )
 
 

@@ -48,7 +48,8 @@ def judge_test_time(
       defended_logits_fn: The defended classifier; draws [S, B, K] of a random one.
       base_logits_fn: The static model that the defense stands before.
       dataset: What to judge on.
-      base_attacks: They attack the static model; their points go to both.
+      base_attacks: They attack the static model, by a `source` of their own where its
+        gradient is of no use; their points go to both.
       adaptive_attacks: They attack the defense, by a `source` of their own where its
         gradient is of no use (BPDA: `attacks.with_surrogate`) or it is random (EOT:
         `attacks.expectation` with another key).
@@ -83,7 +84,11 @@ def judge_test_time(
         if not given:
             raise InputError(f"`{name}` must hold at least one attack, got none.")
     on_base = [
-        dataclasses.replace(a, name=f"static model, {a.name}", source=base_logits_fn)
+        dataclasses.replace(
+            a,
+            name=f"static model, {a.name}",
+            source=base_logits_fn if a.source is None else a.source,
+        )
         for a in base_attacks
     ]
     attacks = [*on_base, *adaptive_attacks]
