@@ -183,9 +183,11 @@ def _own_suite(path: Path, evaluation: Block) -> Sequence[Block]:
         raise InputError(f"`suite` {path}: {type(error).__name__}: {reason}") from error
     valid = isinstance(blocks, (list, tuple)) and blocks
     if not valid or not all(isinstance(block, Mapping) for block in blocks):
+        got = repr(blocks)
         raise InputError(
             f"`suite` {path}: get_config() must return a list of attack blocks such as "
-            f"dict(name='fgsm', threat=...), got {type(blocks).__name__}."
+            f"dict(name='fgsm', threat=...), got "
+            f"{got if len(got) <= 60 else type(blocks).__name__}."
         )
     return blocks
 

@@ -4,6 +4,7 @@ from robustjax.evaluation._access_section import (
     surrogate_accuracies as surrogate_accuracies,
 )
 from robustjax.evaluation._verdict import beyond as beyond
+from robustjax.evaluation._verdict import short_of as short_of
 from robustjax.evaluation._verdict import strays as strays
 from robustjax.evaluation.attention import KeyArea as KeyArea
 from robustjax.evaluation.attention import Subject as Subject
@@ -16,6 +17,7 @@ from robustjax.evaluation.attention import key_area as key_area
 from robustjax.evaluation.attention import reference_masks as reference_masks
 from robustjax.evaluation.binarization import Binarization as Binarization
 from robustjax.evaluation.binarization import binarization as binarization
+from robustjax.evaluation.binarization import check_features as check_features
 from robustjax.evaluation.binarization import features_of as features_of
 from robustjax.evaluation.binarization import (
     summarise_binarization as summarise_binarization,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustjax._checks import InputError
-from robustjax.evaluation._verdict import threat_in_words
+from robustjax.evaluation._verdict import radius_of, threat_in_words
 from robustjax.evaluation.outcomes import (
     NOT_COUNTED,
     Outcomes,
@@ -220,7 +220,7 @@ def _check_threat(names: tuple[str, str], first: Run, other: Run) -> None:
     if one is not None and two is not None:
         same = one.get("name") == two.get("name")
         same &= _same_bounds(one, two)
-        same &= math.isclose(float(one["eps"]), float(two["eps"]), rel_tol=1e-6)
+        same &= math.isclose(radius_of(one), radius_of(two), rel_tol=1e-6)
     if not same:
         raise InputError(
             f"`compare` got reports of different threat models: {names[0]}: "

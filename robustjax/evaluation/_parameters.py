@@ -52,10 +52,10 @@ def threat_block(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
     threat: Any = parameters.get("threat")
     if isinstance(threat, Threat):
         threat = dict(name=threat.name, eps=threat.eps, bounds=threat.bounds)
-    if not isinstance(threat, Mapping):
+    if not isinstance(threat, Mapping) or not {"name", "eps"} <= set(threat):
         return None
     try:
-        return dict(threat) | dict(eps=float(threat.get("eps", 0.0)))
+        return dict(threat) | dict(eps=float(threat["eps"]))
     except (TypeError, ValueError):
         return None
 

@@ -1,5 +1,6 @@
 """The verdict of a report: what is left, against whom, and how far to believe it."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -115,9 +116,9 @@ def threat_of(
             found += _threats(row["parameters"])
     if not found:
         return threat_block(context)
-    widest = max(found, key=lambda one: float(one.get("eps", 0.0)))
-    balls = [dict(one) | dict(eps=widest.get("eps")) for one in found]
-    return dict(widest) if all(ball == balls[0] for ball in balls) else None
+    widest = max(found, key=lambda one: one["eps"])
+    balls = [one | dict(eps=widest["eps"]) for one in found]
+    return widest if all(ball == balls[0] for ball in balls) else None
 
 
 def strays(attack: AttackResult, threat: Threat) -> str:
@@ -139,10 +140,28 @@ def beyond(result: Robustness, threat: Threat) -> list[str]:
     return [f"{lead}{far}."] if far else []
 
 
-def _threats(parameters: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def short_of(result: Robustness, threat: Threat) -> list[str]:
+    """A line if images stand, and no attack that counts was held to the threat."""
+    eps = float(threat.eps)
+    counted = [one for one in result.attacks if one.counts]
+    if not counted or not 0 < eps < math.inf or not result.worst_case_correct.any():
+        return []
+    farthest = max(float(one.distance[threat.name].max()) for one in counted)
+    told = [ball for one in counted for ball in _threats(one.parameters)]
+    held = any(b["name"] == threat.name and b["eps"] >= 0.99 * eps for b in told)
+    if held or farthest >= 0.99 * eps:
+        return []
+    return [
+        f"Short of the threat model ({threat.name} {eps:.4g}): no attack that counts "
+        f"is held to it, and none changes an image by more than {farthest:.4g}. The "
+        "accuracy under it may be lower."
+    ]
+
+
+def _threats(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     if parameters.get("threat") is not None:
-        known = threat_block(parameters) is not None
-        return [parameters["threat"]] if known else []
+        known = threat_block(parameters)
+        return [] if known is None else [known]
     parts = inside(parameters, "attack", "start", "attacks")
     return [threat for one in parts for threat in _threats(one)]
 
@@ -185,7 +204,7 @@ def threat_in_words(threat: Mapping[str, Any] | None) -> str:
     """
     if threat is None:
         return "several, or none that is known; see the parameters of each attack"
-    eps = float(threat.get("eps", "nan"))
+    eps = radius_of(threat)
     low, high = threat.get("bounds") or (0.0, 1.0)
     norm = _NORMS.get(str(threat.get("name")), f"{threat.get('name')} at most")
     size = f"{eps:.4g}"
@@ -197,6 +216,12 @@ def threat_in_words(threat: Mapping[str, Any] | None) -> str:
     ):
         size += f" ({round(levels)}/255)"
     return f"{norm} {size}, pixels in [{low:g}, {high:g}]"
+
+
+def radius_of(threat: Mapping[str, Any]) -> float:
+    """Of a report's threat model; JSON has no infinity, and None stands for it."""
+    eps = threat.get("eps", math.nan)
+    return math.inf if eps is None else float(eps)
 
 
 def percent(value: float | None) -> str:

@@ -189,7 +189,7 @@ def binarization(
     )
     climbed = features_fn if source is None else source
     for name, fun in (("features_fn", features_fn), ("source", climbed)):
-        _check_features(name, fun, pixels[:2])
+        check_features(pixels[:2], **{name: fun})
     functions = (as_pytree(features_fn), as_pytree(climbed), as_pytree(attack))
     found = [
         sharding.to_host(binarized(settings, *functions, key, *block))
@@ -265,17 +265,31 @@ class _Layer:
         return output.features[self.layer].reshape(len(x), -1), output.logits
 
 
-def _check_features(name: str, fun: FeaturesFn, pixels: np.ndarray) -> None:
-    if is_transductive(fun):
-        raise InputError(
-            f"`{name}` must answer image by image, got a transductive one: take "
-            "queries='single'."
-        )
-    x = as_float(jnp.asarray(pixels))
-    found: Any = jax.eval_shape(fun, x)
-    for part in found if isinstance(found, tuple) else (found,):
-        if part.ndim < 2 or part.shape[0] != len(x):
+def check_features(images: np.ndarray, **functions: FeaturesFn) -> None:
+    """Says before anything runs which functions, by argument, have no such test.
+
+    Args:
+      images: Some, [B, H, W, C].
+      **functions: As `features_fn` and `source` of `binarization`.
+
+    Raises:
+      InputError: one is no function of images to features, or transductive.
+    """
+    x = as_float(jnp.asarray(images))
+    for name, fun in functions.items():
+        if not callable(fun):
             raise InputError(
-                f"`{name}` must return features [B, D], or (features, logits), "
-                f"got {part.shape} for {len(x)} images; of a random one, the mean."
+                f"`{name}` must be a function of images to features, got {fun!r}."
             )
+        if is_transductive(fun):
+            raise InputError(
+                f"`{name}` must answer image by image, got a transductive one: take "
+                "queries='single'."
+            )
+        found: Any = jax.eval_shape(fun, x)
+        for part in found if isinstance(found, tuple) else (found,):
+            if part.ndim < 2 or part.shape[0] != len(x):
+                raise InputError(
+                    f"`{name}` must return features [B, D], or (features, logits), "
+                    f"got {part.shape} for {len(x)} images; of a random one, the mean."
+                )

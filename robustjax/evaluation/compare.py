@@ -166,11 +166,18 @@ def _shared_attacks(models: Sequence[Model]) -> tuple[list[str], list[str]]:
         for name in runs[0].outcomes.attacks
         if all(name in run.outcomes.attacks for run in runs)
     ]
-    kept = [n for n in everywhere if all(_same_attack(n, runs[0], r) for r in runs)]
+    told = [n for n in everywhere if all(_parameters(r)[_shown(r, n)] for r in runs)]
+    kept = [n for n in told if all(_same_attack(n, runs[0], r) for r in runs)]
     lines = [
         f"{name}: parameters differ, so the row is left out."
-        for name in everywhere
+        for name in told
         if name not in kept
+    ]
+    lines += [
+        f"{name}: nothing tells that it is the same attack, so the row is left out: "
+        f"give its `parameters`, NamedAttack({name!r}, attack, {{...}})."
+        for name in everywhere
+        if name not in told
     ]
     return kept, lines
 

@@ -76,7 +76,8 @@ def limit_at(
       >>> limit_at(ball, 0.5, labels), limit_at(ball, 0.4, labels)
       (0.5, None)
     """
-    ball = (threat_block({"threat": threat}) or {}) | {"eps": eps}
+    block = dict(threat, eps=eps) if isinstance(threat, Mapping) else threat
+    ball = (threat_block({"threat": block}) or {}) | {"eps": eps}
     return class_prior(labels) if has_constant_solution({"threat": ball}) else None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from robustjax import _files
-from robustjax._checks import InputError
+from robustjax._checks import PROBABILITIES, InputError
 from robustjax.evaluation import _breakdown
 from robustjax.evaluation._access_section import surrogate_accuracies
 from robustjax.evaluation._blocks import aligned
@@ -86,7 +86,14 @@ def summarise(result: Robustness) -> dict[str, Any]:
     if any(has_constant_solution(a.parameters) for a in counted):
         rows[-1]["limit"] = class_prior(result.labels)
     beyond = [row for row in rows if row["accuracy"] > row.get("limit", 1.0)]
-    warnings = [f"{a.name}: {line}" for a in result.attacks for line in a.warnings]
+    warnings = [PROBABILITIES] if result.probabilities and total > 1 else []
+    nan = [("clean", result.num_nan), *((a.name, a.num_nan) for a in result.attacks)]
+    warnings += [
+        f"{name}: logits hold NaN on {count} of {total} images, which count as broken."
+        for name, count in nan
+        if count
+    ]
+    warnings += [f"{a.name}: {line}" for a in result.attacks for line in a.warnings]
     warnings += [
         f"{a.name}: pixels reach {a.highest:.3g}, and up to {a.mass_above_one:.1%} of "
         "an image's mass lies above 1."

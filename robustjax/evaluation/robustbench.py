@@ -102,11 +102,11 @@ def robustbench_entry(
             f"{_percent(worst)}% robust accuracy is the worst case over the attacks of "
             f"the suite {content.get('suite')} of robustjax."
         )
-    total = data_of(dict(content)).images
-    if total.isdigit() and int(total) > content["num_examples"]:
-        footnotes.append(
-            f"Measured on {content['num_examples']} of {total} test images."
-        )
+    total, measured = data_of(dict(content)).images, content["num_examples"]
+    if about.get("dataset") or not total.isdigit():  # whose size nobody told
+        footnotes.append(f"Measured on {measured} images.")
+    elif int(total) > measured:
+        footnotes.append(f"Measured on {measured} of {total} test images.")
     entry["footnote"] = " ".join(footnotes) or None
     entry["unreliable"] = _unreliable(content, attack["name"])
     given = {k: v for k, v in about.items() if k in _TOLD and k != "footnote"}

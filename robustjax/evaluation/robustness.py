@@ -21,7 +21,7 @@ from robustjax.evaluation._batching import (
 from robustjax.evaluation._judging import Verdict, judged, num_draws, worst_so_far
 from robustjax.evaluation._sweep import Sweep
 from robustjax.evaluation.results import NamedAttack, Robustness
-from robustjax.evaluation.unfinished import Unfinished, digest_of
+from robustjax.evaluation.unfinished import Unfinished, answers_of, digest_of
 from robustjax.training import sharding
 from robustjax.types import Array, Attack, Key, LogitsFn, as_pytree
 
@@ -101,9 +101,13 @@ def evaluate(
         raise _checks.InputError(f"`dataset` must hold numbers, image {row} has NaN.")
     if total > 1 and clean.probabilities.all():
         warnings.warn(_checks.PROBABILITIES, stacklevel=2)
-    # Functions have no name to go by, but for what they answer.
     images = (dataset.images[:total], dataset.labels[:total], dataset.index[:total])
     known = [(named.name, dict(named.parameters)) for named in attacks]
+    if state_dir is not None:
+        others = [(named.source, *named.judges) for named in attacks]
+        first = (as_float(jnp.asarray(images[0][:4])), jnp.asarray(images[1][:4]))
+        tell = lambda fun: answers_of(fun, *first)
+        known.append(jax.tree.map(tell, [predict, others], is_leaf=callable))
     unfinished = Unfinished(
         *(state_dir, key, predict, clean.answer.predicted, *images, known)
     )

@@ -12,6 +12,7 @@ from typing import Any
 from robustjax._checks import InputError
 
 NAME, VERSION = "robustjax-report", 1
+_ROUNDING = 1e-5
 
 _NUMBER: dict[str, Any] = {"type": "number"}
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
@@ -75,6 +76,10 @@ _VERDICT = _object(
         "sentence": _TEXT,
     }
 )
+_THREAT = _object(
+    {"name": _TEXT, "eps": {"type": ["number", "null"], "minimum": 0}},
+    bounds={"type": ["array", "null"], "items": _NUMBER, "minItems": 2, "maxItems": 2},
+) | {"type": ["object", "null"]}
 _LEFT = _object({"attack": _TEXT, "broken": _NUMBER, "accuracy": _SHARE})
 _STEPS = {"type": "array", "items": {"type": "integer"}}
 _PATH = _object({"attack": _TEXT, "steps": _STEPS, "median": {"type": "array"}})
@@ -91,7 +96,7 @@ SCHEMA: dict[str, Any] = {
             "warnings": _TEXTS,
             "inconsistent": _TEXTS,
             "access": {"type": "object", "additionalProperties": _SHARE},
-            "threat": {"type": ["object", "null"]},
+            "threat": _THREAT,
             "verdict": _VERDICT,
             "indicators": {"type": ["array", "null"], "items": _INDICATOR},
             "waterfall": _list(_LEFT),
@@ -130,7 +135,7 @@ def check_report(content: Any, where: str) -> None:
     about = found if isinstance(found, dict) else {}
     if (about.get("name"), about.get("version")) != (NAME, VERSION):
         given = (
-            "none" if found is None else f"{about.get('name')} {about.get('version')}"
+            "none" if found is None else f"{about.get('name')} {about.get('version')!r}"
         )
         raise InputError(
             f"`report` {where} is of another schema version ({given}); this robustjax "
@@ -142,10 +147,29 @@ def check_report(content: Any, where: str) -> None:
         path = ".".join(map(str, error.absolute_path)) or "the top"
         said = " ".join(error.message.split())
         said = said if len(said) <= 120 else said[:117] + "..."
+    else:
+        path, said = _contradiction(content)
+    if said:
         raise InputError(
             f"`report` {where} is not a whole report: at {path}, {said}. Run eval.py "
             "on its workdir again."
         )
+
+
+def _contradiction(content: dict[str, Any]) -> tuple[str, str]:
+    """Where numbers that are there twice differ, and how; nothing if none do."""
+    total = content["num_examples"]
+    for number, row in enumerate(content["rows"]):
+        accuracy, (low, high) = row["accuracy"], row["interval"]
+        if abs(accuracy - row["correct"] / total) > _ROUNDING:
+            said = f"accuracy {accuracy:.6g} is not {row['correct']:.6g} of {total}"
+            return f"rows.{number}", said
+        if not low - _ROUNDING <= accuracy <= high + _ROUNDING:
+            return f"rows.{number}", f"{accuracy:.6g} is not in {row['interval']}"
+    told, last = content["verdict"]["accuracy"], content["rows"][-1]["accuracy"]
+    if abs(told - last) > _ROUNDING:
+        return "verdict", f"accuracy {told:.6g} is not that of the rows, {last:.6g}"
+    return "", ""
 
 
 def read_report(directory: str | Path) -> dict[str, Any]:
@@ -170,7 +194,8 @@ def read_report(directory: str | Path) -> dict[str, Any]:
     path = Path(directory)
     path = path if path.suffix == ".json" else path / "report.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=_no_constant)
     except FileNotFoundError:
         raise InputError(
             f"`report` {path} does not exist: run eval.py on the workdir first."
@@ -179,7 +204,7 @@ def read_report(directory: str | Path) -> dict[str, Any]:
         raise InputError(
             f"`report` {path} cannot be read: {error.strerror}."
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # bad bytes, bad JSON, or NaN
         line = getattr(error, "lineno", None)
         at = "" if line is None else f" (line {line})"
         raise InputError(
@@ -187,3 +212,7 @@ def read_report(directory: str | Path) -> dict[str, Any]:
         ) from error
     check_report(content, str(path))
     return content
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON.")

@@ -16,6 +16,7 @@ import numpy as np
 from robustjax._checks import InputError
 
 _Z = 1.959964  # 95%, two-sided
+_Test = tuple[float, tuple[float, float], float]
 _NOTHING = (-1.0, 1.0)  # the interval of a difference of which nothing is known
 
 
@@ -102,10 +103,11 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     from scipy.stats import binomtest  # half a second to import
 
     _check_counts(only_first=only_first, only_second=only_second)
-    discordant = only_first + only_second
+    first = int(only_first)  # NumPy's small integers overflow
+    discordant = first + int(only_second)
     if discordant == 0:
         return 1.0
-    return min(1.0, float(binomtest(int(only_first), int(discordant), 0.5).pvalue))
+    return min(1.0, float(binomtest(first, discordant, 0.5).pvalue))
 
 
 def tango_interval(
@@ -145,7 +147,7 @@ def tango_interval(
       (-0.0584, -0.0231)
     """
     _check_counts(only_first=only_first, only_second=only_second, total=total)
-    if total < 1 or only_first + only_second > total:
+    if total < 1 or int(only_first) + int(only_second) > total:
         raise InputError(
             f"`total` must be at least 1 and count all images, got {total} with "
             f"{only_first} + {only_second} that only one gets right."
@@ -182,8 +184,8 @@ def compare_paired(first: np.ndarray, second: np.ndarray) -> Paired:
     and where all differ by the same, nothing is known: p is 1, the interval [-1, 1].
 
     Args:
-      first: Whether the first is right, [N] bool or of integers 0 and 1, or shares in
-        [0, 1], [N] float.
+      first: Whether the first is right, [N] bool or of numbers 0 and 1, or shares of
+        draws in [0, 1].
       second: The same of the second, on the same images in the same order.
 
     Raises:
@@ -206,17 +208,17 @@ def compare_paired(first: np.ndarray, second: np.ndarray) -> Paired:
         if not ((right >= 0) & (right <= 1)).all():
             wrong = right[~((right >= 0) & (right <= 1))][0]
             raise InputError(f"`{name}` must lie in [0, 1], got {wrong!r}.")
-    if not any(np.issubdtype(right.dtype, np.floating) for right in (first, second)):
-        first, second = first.astype(bool), second.astype(bool)
     total = len(first)
-    if first.dtype != bool or second.dtype != bool:
+    if not np.isin([first, second], [0, 1]).all():
         differences = first.astype(np.float64) - second.astype(np.float64)
         if not differences.any():
             low, high = tango_interval(0, 0, total)
             found = 0.0, (low, high), 1.0
         else:
             found = _t_of_mean(differences)
+            found = found or (float(differences.mean()), _NOTHING, 1.0)
         return Paired(total, None, None, None, None, *found, "paired t over images")
+    first, second = first.astype(bool), second.astype(bool)
     b, c = int((first & ~second).sum()), int((~first & second).sum())
     return Paired(
         total=total,
@@ -257,6 +259,12 @@ def compare_runs(
       >>> round(found.difference, 4), round(found.p, 4), found.method
       (0.015, 0.0351, 'paired t over 3 seeds')
     """
+    for name, runs in (("first", first), ("second", second)):
+        wrong = [value for value in runs.values() if not 0 <= value <= 1]
+        if wrong:
+            raise InputError(
+                f"`{name}` must hold accuracies in [0, 1], got {wrong[0]!r}."
+            )
     if min(len(first), len(second)) < 2:
         return None
     if first.keys() == second.keys():
@@ -269,7 +277,7 @@ def compare_runs(
         found = _welch(one, other)
         total = min(len(one), len(other))
         method = f"Welch's t over {len(one)} and {len(other)} runs"
-    if found == (found[0], _NOTHING, 1.0):
+    if found is None:
         return None
     return Paired(total, None, None, None, None, *found, method)
 
@@ -316,14 +324,12 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), deviation
 
 
-def _t_of_mean(values: np.ndarray) -> tuple[float, tuple[float, float], float]:
+def _t_of_mean(values: np.ndarray) -> _Test | None:
     mean, deviation = mean_and_deviation(values.tolist())
     return _t(mean, deviation / math.sqrt(len(values)), len(values) - 1)
 
 
-def _welch(
-    first: np.ndarray, second: np.ndarray
-) -> tuple[float, tuple[float, float], float]:
+def _welch(first: np.ndarray, second: np.ndarray) -> _Test | None:
     """See "The generalization of 'Student's' problem ..." (Welch, 1947)."""
     one, other = first.var(ddof=1) / len(first), second.var(ddof=1) / len(second)
     squares = one**2 / (len(first) - 1) + other**2 / (len(second) - 1)
@@ -332,14 +338,13 @@ def _welch(
     return _t(mean, math.sqrt(one + other), freedom)
 
 
-def _t(
-    mean: float, error: float, freedom: float
-) -> tuple[float, tuple[float, float], float]:
+def _t(mean: float, error: float, freedom: float) -> _Test | None:
+    """Mean, interval and p; None where the spread is not known."""
     from scipy.stats import t
 
     # Equal values have a spread of 1e-17 by rounding, and of 0 by being rounded.
     if freedom < 1 or error < 1e-12:
-        return mean, _NOTHING, 1.0
+        return None
     half = float(t.ppf(0.975, freedom)) * error
     p = 2 * float(t.sf(abs(mean) / error, freedom))
     return mean, (max(-1.0, mean - half), min(1.0, mean + half)), min(1.0, p)

@@ -21,8 +21,10 @@ import numpy as np
 from robustjax import _files
 from robustjax._checks import InputError
 from robustjax._digest import digest
+from robustjax.evaluation import _climbs
 from robustjax.evaluation.results import Robustness
 from robustjax.training import sharding
+from robustjax.types import Array, LogitsFn, as_pytree
 
 SUFFIX = ".unfinished.npz"
 _UNREADABLE = (
@@ -94,6 +96,24 @@ class Unfinished:
         found, seconds = _timed(run, batch)
         _write(path, mark, [*jax.tree.leaves(found), np.float64(seconds)])
         return found, seconds
+
+
+def answers_of(fun: LogitsFn, x: Array, y: Array) -> list[str] | None:
+    """What tells a function that holds no arrays from others, as `digest` cannot.
+
+    Its logits at some images, and how large its gradient is there and how often 0,
+    which a function that hides its gradient does not share; rounded, as not every
+    device gives the same bits twice. None for what has arrays, and is known by them.
+    """
+    fun = as_pytree(fun)
+    if jax.tree.leaves(fun):
+        return None
+    found = [_climbs.answers(fun, x)]
+    with contextlib.suppress(ValueError, TypeError, NotImplementedError):  # no gradient
+        health = _climbs.health(fun, x, y)
+        found += [health.largest, health.zero_share]
+    rows = [np.asarray(jax.device_get(part), np.float64).ravel() for part in found]
+    return [f"{number:.3g}" for number in np.concatenate(rows)]
 
 
 def digest_of(images: np.ndarray) -> str:

@@ -31,10 +31,18 @@ def check_types(logits_fn: Any, key: Any, surrogates: Any, wanted: Any) -> None:
             "`surrogates` must be classifiers by name, as in {'resnet': logits_fn}, "
             f"got {type(surrogates).__name__}."
         )
+    check_functions(**{f"surrogates[{k!r}]": fun for k, fun in surrogates.items()})
     if not isinstance(wanted, Wanted):
         raise InputError(
             f"`wanted` must be a judging.Wanted, got {type(wanted).__name__}."
         )
+
+
+def check_functions(**functions: Any) -> None:
+    """Raises unless each, by argument, is a function or None."""
+    for name, fun in functions.items():
+        if fun is not None and not callable(fun):
+            raise InputError(f"`{name}` must be a function of images, got {fun!r}.")
 
 
 def check_threat(threat: Any, step_size: float | None) -> None:
@@ -105,13 +113,16 @@ def dataset(
             f"`y` must lie in [0, {num_classes}), as the logits do, got "
             f"{labels.min()} to {labels.max()}."
         )
+    if not isinstance(class_names, Sequence | np.ndarray | None):
+        raise InputError(f"`class_names` must be a list, got {class_names!r}.")
     names = tuple(map(str, range(num_classes) if class_names is None else class_names))
     if len(names) != num_classes:
         raise InputError(
             f"`class_names` must name the {num_classes} classes, got {len(names)}."
         )
     index = np.arange(len(images))
-    return data.Dataset(images, labels.astype(np.int32), index, names)
+    given = (images, labels.astype(np.int32), index, names)
+    return data.Dataset(*given, name="images given")
 
 
 def check_others(others: Mapping[str, LogitsFn | None], test: data.Dataset) -> None:
@@ -165,6 +176,11 @@ def _check_pixels(images: np.ndarray, bounds: tuple[float, float]) -> None:
             f"`x` must lie in [0, 1], got [{low:g}, {high:g}]: divide by 255, and "
             "let the model normalise."
         )
+    if bounds[1] > 2:
+        raise InputError(
+            f"`threat` has pixels in [{bounds[0]:g}, {bounds[1]:g}], and images here "
+            "are in [0, 1]: divide its radius and `bounds` by 255."
+        )
     if low < bounds[0] or high > bounds[1]:
         raise InputError(
             f"`x` must lie in the bounds of `threat`, [{bounds[0]:g}, {bounds[1]:g}], "
@@ -181,6 +197,15 @@ def _num_classes(name: str, fun: LogitsFn, shape: tuple[int, ...]) -> int:
             f"`{name}` must be written in jax.numpy, got a function that looks at "
             "the values of its images: wrap it in jax.pure_callback, and attack it by "
             f"queries, {_QUERIES}."
+        ) from error
+    except InputError:
+        raise
+    except Exception as error:  # somebody's program: anything may go wrong in it
+        said = (str(error).strip() or "no message").splitlines()[0]
+        raise InputError(
+            f"`{name}` fails on float32 images of shape {(2, *shape)}, "
+            f"{type(error).__name__}: {said} Give a function of such images, of a "
+            "module models.logits_fn(model, params, state), of nnx after `.eval()`."
         ) from error
     sides = getattr(found, "shape", None)
     if sides is None or len(sides) not in (2, 3) or sides[-2] != 2:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from robustjax import build, evaluation
+from robustjax import _checks, build, evaluation
 from robustjax.evaluation import NamedAttack, Robustness
 from robustjax.judging import given
 from robustjax.judging.context import context_of
@@ -149,6 +149,9 @@ def evaluate(
     key = jax.random.key(0) if key is None else key
     wanted, surrogates = wanted or Wanted(), surrogates or {}
     given.check_types(logits_fn, key, surrogates, wanted)
+    given.check_functions(source=source, features_fn=features_fn)
+    given.check_functions(source_features_fn=source_features_fn)
+    _checks.positive_int(batch_size=batch_size)
     logits_fn, source = _afresh(logits_fn), _afresh(source)
     features_fn, source_features_fn = _afresh(features_fn), _afresh(source_features_fn)
     surrogates = {name: _afresh(one) for name, one in surrogates.items()}
@@ -197,14 +200,18 @@ def evaluate(
         bar.close()
     looked["context"] = context_of(
         key,
-        data=f"{len(dataset)} images given",
+        data=repr(dataset),
         suite=suite if by_name else "given",
         threat=block["threat"],
         evaluation=block,
         wanted=dataclasses.asdict(wanted),
     )
     summary = evaluation.summarise(result)
-    summary["warnings"] += evaluation.beyond(result, threat)
+    if beyond := evaluation.beyond(result, threat):
+        summary["warnings"] += beyond
+    else:  # what was asked for, whatever the attacks were held to
+        looked["threat"] = block["threat"]
+        summary["warnings"] += evaluation.short_of(result, threat)
     if looked.get("curve"):
         summary["warnings"] += evaluation.above_limit(looked["curve"])
     content, pictures = evaluation.compose(summary, **looked)

@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from robustjax import data
-from robustjax._checks import InputError, non_negative
-from robustjax.evaluation import Estimate
+from robustjax._checks import InputError, positive_int
+from robustjax.evaluation import Estimate, check_features
 from robustjax.types import Key, LogitsFn, Threat, is_transductive
 
 LOOKED_AT = 64  # images of curves
@@ -36,8 +36,12 @@ class Wanted:
     binarization: int = 0
 
     def __post_init__(self):
-        """Raises an InputError if a number is negative."""
-        non_negative(binarization=self.binarization)
+        """Raises an InputError if a field is of another kind."""
+        for name in ("indicators", "pictures"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"`{name}` must be True or False, got {value!r}.")
+        if self.binarization != 0:
+            positive_int(binarization=self.binarization)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,13 @@ def check(wanted: Wanted, subject: Subject, num_surfaces: int = 0) -> None:
             "`binarization` needs one answer for each image: give `features_fn` of a "
             "random or transductive classifier, or leave the test out."
         )
+    if wanted.binarization:
+        given = dict(
+            features_fn=subject.features_fn,
+            source_features_fn=subject.source_features_fn,
+        )
+        given = {name: fun for name, fun in given.items() if fun is not None}
+        check_features(subject.dataset.images[:2], **given)
     if wanted.binarization and not subject.has_radius:
         raise InputError(
             f"`binarization` needs a finite `eps` above 0, got {subject.threat.eps}."
