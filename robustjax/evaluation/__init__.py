@@ -3,6 +3,7 @@
 from robustjax.evaluation._access_section import (
     surrogate_accuracies as surrogate_accuracies,
 )
+from robustjax.evaluation._compared import GIVEN as GIVEN
 from robustjax.evaluation._verdict import beyond as beyond
 from robustjax.evaluation._verdict import short_of as short_of
 from robustjax.evaluation._verdict import strays as strays

@@ -21,6 +21,9 @@ from robustjax.evaluation.schema import read_report
 _DATA = re.compile(r"Dataset\('(.*)', (\d+) images (\S+) \w+, (\d+) classes\)")
 
 
+GIVEN = "images given"  # the name of a data set that has none
+
+
 class Run(NamedTuple):
     """One evaluated run: its report and what became of each image."""
 

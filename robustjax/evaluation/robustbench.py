@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from robustjax._checks import InputError
-from robustjax.evaluation._compared import data_of, report_directories
+from robustjax.evaluation._compared import GIVEN, data_of, report_directories
 from robustjax.evaluation._parameters import threat_block
 from robustjax.evaluation.schema import read_report
 from robustjax.training import write_json
@@ -234,7 +234,8 @@ def _autoattack(
 def _dataset(content: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """Its name without a version, such as TFDS gives one."""
     data = data_of(dict(content))
-    known = None if data.size == "?" else data.name.split("/")[0]
+    nameless = data.size == "?" or data.name == GIVEN
+    known = None if nameless else data.name.split("/")[0]
     told = about.get("dataset")
     if told is not None and known not in (None, told):
         raise InputError(

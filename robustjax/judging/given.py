@@ -8,7 +8,7 @@ import numpy as np
 
 from robustjax import _checks, data
 from robustjax._checks import InputError
-from robustjax.evaluation import NamedAttack
+from robustjax.evaluation import GIVEN, NamedAttack
 from robustjax.judging.subject import Subject, Wanted
 from robustjax.types import LogitsFn, Threat
 
@@ -122,7 +122,7 @@ def dataset(
         )
     index = np.arange(len(images))
     given = (images, labels.astype(np.int32), index, names)
-    return data.Dataset(*given, name="images given")
+    return data.Dataset(*given, name=GIVEN)
 
 
 def check_others(others: Mapping[str, LogitsFn | None], test: data.Dataset) -> None:

@@ -111,3 +111,12 @@ def test_several_models_are_attacked_jointly():
         attacks.ensemble([])
     with pytest.raises(InputError, match="classes"):
         attacks.ensemble([logits_fn, lambda z: logits_fn(z)[:, :2]])(X)
+
+
+def test_one_key_is_that_of_each_image_folded_with_its_place():
+    start = attacks.uniform_noise(LINF)
+    attack = attacks.warm_start(start, pgd_from, jitter=attacks.around(LINF, 0.5))
+    key = jax.random.key(8)
+    each = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.clone(key), jnp.arange(5))
+    one, other = (attack(k, logits_fn, X, Y) for k in (key, each))
+    np.testing.assert_array_equal(one, other)

@@ -490,3 +490,15 @@ def test_a_directory_that_cannot_be_written(runs, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="Cannot write "):
         write_comparison(tmp_path / "file" / "out", found)
+
+
+def test_attacks_that_nothing_is_told_of_are_not_paired(tmp_path):
+    for number, name in enumerate("ab"):
+        outcome = reports.result(number)
+        first, second = outcome.attacks
+        first = dataclasses.replace(first, parameters={})
+        outcome = dataclasses.replace(outcome, attacks=(first, second))
+        reports.write(tmp_path / name / "report", outcome)
+    found = compare([tmp_path / "a", tmp_path / "b"])
+    assert found["rows"] == ["clean", "AutoAttack", "worst case"]
+    assert any("PGD-40: nothing tells" in line for line in found["warnings"])

@@ -472,3 +472,44 @@ def test_devices_share_the_images(of_sound):
 def test_bad_input(of_sound, changes, message):
     with pytest.raises(InputError, match=message):
         look(of_sound[0], sound, **changes)
+
+
+def test_an_offset_or_one_large_row_hides_no_difference():
+    rng = np.random.default_rng(0)
+    large = jnp.ones(24).at[3].set(1e4)
+
+    def noisy_at(offset, scale):
+        def noisy(z):
+            shape = jax.ShapeDtypeStruct((len(z), 4), jnp.float32)
+            draw = lambda: 0.3 * rng.normal(size=shape.shape).astype(np.float32)
+            factor = jnp.resize(large, len(z))[:, None] if scale else 1.0
+            return factor * sound(z) + jax.pure_callback(draw, shape) + offset
+
+        return noisy
+
+    def mixed_at(offset, scale):
+        def mixed(z):
+            factor = jnp.resize(large, len(z))[:, None] if scale else 1.0
+            return factor * sound(z - z.mean(axis=0, keepdims=True)) + offset
+
+        return mixed
+
+    for offset, scale in ((3000.0, False), (0.0, True)):
+        found = run(noisy_at(offset, scale), rows=[], only=("random",))[1]
+        assert found["random"].value >= 23 / 24
+        found = run(mixed_at(offset, scale), rows=[], only=("transductive",))[1]
+        assert found["transductive"].flagged
+    still = lambda z: sound(z) + 3000.0
+    found = run(still, rows=[], only=("random", "transductive"))[1]
+    assert not raised(found)
+
+
+@pytest.mark.parametrize("num_draws", [2, 33, 100])
+def test_half_of_the_noise_is_at_corners(num_draws):
+    """However many fit into one pass: only corners of the ball break these."""
+    far = lambda z: (jnp.abs(z - 0.5) > 0.0199).all(axis=(1, 2, 3))
+    corner = lambda z: jnp.where(far(z), -1.0, 1.0)[:, None] * jnp.array([[1.0, 0.0]])
+    grey = np.full((16, 1, 2, 1), 0.5, np.float32)
+    data = Dataset(grey, np.zeros(16, np.int32), np.arange(16), ("a", "b"))
+    found = run(corner, data=data, rows=[], only=("noise",), num_draws=num_draws)[1]
+    assert found["noise"].value == 1

@@ -177,3 +177,34 @@ def surface(**options):
 def curves(step_sizes=(0.1,), steps=(1,)):
     given = (logits_fn, DATA, attack_at, step_sizes, steps)
     return evaluation.step_curves(*given, key=jax.random.key(0))
+
+
+def test_draws_have_the_mean_loss_and_the_verdict_of_their_mean():
+    """The classifier's logits, and the same turned around, twice as sure."""
+    both = lambda z: jnp.stack([logits_fn(z), -2 * logits_fn(z)])
+    given = (jnp.asarray(X[:2]), jnp.asarray(Y[:2]))
+    options = dict(key=jax.random.key(1), radius=0.1, num=3)
+    found = evaluation.loss_surface(both, *given, **options)
+
+    def loss(z, fun):
+        one = np.asarray(fun(z), np.float64)
+        return np.log(np.exp(one).sum(axis=1)) - one[np.arange(2), Y[:2]]
+
+    own = (loss(X[:2], logits_fn) + loss(X[:2], lambda z: -2 * logits_fn(z))) / 2
+    np.testing.assert_allclose(found.loss[:, 1, 1], own, rtol=1e-4)
+    chances = np.mean([jax.nn.softmax(draw) for draw in both(X[:2])], axis=0)
+    np.testing.assert_array_equal(
+        found.broken[:, 1, 1], chances.argmax(axis=1) != Y[:2]
+    )
+    health = evaluation.gradient_health(both, *given)
+    one = evaluation.gradient_health(lambda z: both(z)[0], *given)
+    assert health.largest.shape == one.largest.shape == (2,)
+    assert np.isfinite(health.largest).all()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_nan_among_logits_is_broken_whatever_the_label(label):
+    nan = lambda z: jnp.full((len(z), 3), jnp.nan) + 0 * logits_fn(z)
+    given = (jnp.asarray(X[:2]), jnp.full(2, label))
+    options = dict(key=jax.random.key(1), radius=0.1, num=3)
+    assert evaluation.loss_surface(nan, *given, **options).broken.all()

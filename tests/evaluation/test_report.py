@@ -293,6 +293,18 @@ def test_a_report_names_no_file_outside_its_directory(result, tmp_path):
         (lambda c: c["rows"][1].update(accuracy=89.0), "at rows.1.accuracy, 89.0"),
         (lambda c: c.update(num_examples="4"), "at num_examples, '4' is not"),
         (lambda c: c.update(indicators=[{"name": "x"}]), "at indicators.0"),
+        (lambda c: c.update(threat={"name": "linf"}), "at threat, 'eps' is"),
+        (lambda c: c.update(threat={"name": "linf", "eps": "x"}), "at threat.eps"),
+        (
+            lambda c: c.update(threat={"name": "l2", "eps": 1, "bounds": [0]}),
+            "at threat.bounds",
+        ),
+        (lambda c: c["rows"][1].update(accuracy=1.0), "at rows.1, accuracy 1 is not"),
+        (lambda c: c["rows"][1].update(interval=[0.9, 0.1]), "at rows.1, .* is not in"),
+        (lambda c: c["verdict"].update(accuracy=1.0), "at verdict, accuracy 1 is not"),
+        (lambda c: c.update(num_examples=3200), "at rows.0, accuracy"),
+        (lambda c: c.update(seed=float("nan")), "is not JSON"),
+        (lambda c: c["schema"].update(version="1"), r"\(robustjax-report '1'\)"),
     ],
 )
 def test_reports_that_cannot_be_read_are_refused(result, tmp_path, change, words):

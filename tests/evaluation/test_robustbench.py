@@ -88,6 +88,10 @@ def test_a_part_of_the_images_is_told(content):
     data = "Dataset('cifar10/3.0.2', 10000 images 32x32x3 uint8, 10 classes)"
     entry = robustbench_entry({**content, "data": data}, dict(footnote="Ours."))
     assert entry["footnote"] == f"Ours. Measured on {reports.N} of 10000 test images."
+    given = "Dataset('images given', 120 images 32x32x3 float32, 10 classes)"
+    for data in (given, "some images"):
+        entry = robustbench_entry({**content, "data": data}, dict(dataset="cifar10"))
+        assert entry["footnote"] == f"Measured on {reports.N} images."
 
 
 @pytest.mark.parametrize(

@@ -212,3 +212,25 @@ def test_wilson_intervals_at_the_ends():
     assert wilson_interval(10, 10)[1] == pytest.approx(1.0, abs=1e-15)
     z = 1.959964
     assert wilson_interval(10, 10)[0] == pytest.approx(10 / (10 + z**2), rel=1e-12)
+
+
+STAGED = attacks.StagedAttack("s", threats.linf(0.1), lambda _: ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(repeats=0), "`repeats` must be an integer of at least 1, got 0"),
+        (dict(repeats=1.5), "`repeats` must be an integer of at least 1, got 1.5"),
+        (dict(attack=STAGED, repeats=2), "`repeats` of 'a' must be 1, got 2"),
+        (dict(source=3), "`source` of 'a' must be a function .* got 3"),
+        (dict(judges=3), "`judges` of 'a' must be a tuple of functions .* got 3"),
+        (dict(judges=(3,)), "`judges` of 'a' must be a tuple"),
+        (dict(parameters=3), "`parameters` of 'a' must be a dict, got 3"),
+    ],
+)
+def test_what_cannot_be_run_is_no_named_attack(changes, words):
+    with pytest.raises(InputError, match=words):
+        NamedAttack(
+            **{"name": "a", "attack": attacks.fgsm(threats.linf(0.1))} | changes
+        )

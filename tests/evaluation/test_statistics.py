@@ -320,3 +320,27 @@ def test_what_is_compared_lies_between_none_and_all():
     for wrong in ([3, 1, 0], [0.5, np.nan, 1.0], [-1, 0, 1]):
         with pytest.raises(InputError, match=r"`second` must lie in \[0, 1\], got"):
             compare_paired(right, np.array(wrong))
+
+
+def test_zeros_and_ones_are_counts_whatever_their_type():
+    first, second = np.array([1, 1, 1, 0]), np.array([0, 0, 1, 0])
+    expected = compare_paired(first.astype(bool), second.astype(bool))
+    for dtype in (np.int8, np.float32, np.float64):
+        assert compare_paired(first.astype(dtype), second.astype(dtype)) == expected
+    always, never = np.ones(20), np.zeros(20)
+    assert compare_paired(always, never).p == pytest.approx(2 * 0.5**20)
+
+
+def test_runs_that_cancel_are_a_finding_and_percentages_are_refused():
+    found = compare_runs({"a": 0.5, "b": 0.6}, {"a": 0.6, "b": 0.5})
+    assert (found.difference, found.p) == (0.0, 1.0)
+    with pytest.raises(InputError, match=r"`second` must hold .* got 60"):
+        compare_runs({"a": 0.5, "b": 0.6}, {"a": 60, "b": 50})
+
+
+def test_small_integers_of_numpy_do_not_overflow():
+    b, c = np.uint8(200), np.uint8(100)
+    assert mcnemar_exact(b, c) == mcnemar_exact(200, 100)
+    assert tango_interval(b, c, np.uint16(300)) == tango_interval(200, 100, 300)
+    with pytest.raises(InputError, match="`total`"):
+        tango_interval(b, c, np.uint16(250))

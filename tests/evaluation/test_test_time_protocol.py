@@ -198,3 +198,17 @@ def test_input_that_does_not_fit_says_so():
         summarise_test_time(result, DATA, moved, base, on_base=["FGSM"])
     with pytest.raises(InputError, match="attacks on either side"):
         summarise_test_time(result, DATA, moved, base, on_base=["PGD"])
+
+
+def test_attacks_on_the_static_model_may_have_a_source_of_their_own():
+    hidden = lambda z: base(quantised(z))
+    bpda = lambda z: base(attacks.with_surrogate(quantised)(z))
+    adaptive = [NamedAttack("through", FGSM, source=bpda)]
+    own = {}
+    for name, source in (("none", None), ("bpda", bpda)):
+        first = [NamedAttack("FGSM", FGSM, source=source)]
+        found = judge_test_time(
+            hidden, hidden, DATA, first, adaptive, key=jax.random.key(KEY), mesh=ONE
+        )
+        own[name] = found["base"]["own"]
+    assert own["bpda"] < own["none"]

@@ -348,3 +348,28 @@ def test_nan_logits_are_counted():
         assert ((confidence == 0) == unknown).all()
     at_worst = np.where(result.clean_correct, nan_there, holds)
     assert np.sum(confusion(result)) == 10 - at_worst.sum()
+
+
+def test_a_function_that_hides_its_gradient_is_other_work(tmp_path):
+    """Its answers are those of the other; blocks of that are not its own."""
+    plain = lambda x: linear(WEIGHTS, x)
+    masked = lambda x: linear(WEIGHTS, jax.lax.stop_gradient(x))
+    labels = np.asarray(plain(DATA.images).argmax(axis=1), np.int32)
+    data = Dataset(DATA.images, labels, DATA.index, DATA.class_names)
+    fgsm = attacks.fgsm(THREAT)
+
+    def judged(fun, source=None):
+        rows = [NamedAttack("fgsm", fgsm, {"eps": 0.2}, source=source)]
+        found = evaluation.evaluate(
+            fun, data, rows, key=jax.random.key(0), state_dir=tmp_path, keep_state=True
+        )
+        return found.worst_case_correct.mean()
+
+    broken = judged(plain)
+    assert broken < 1
+    assert judged(masked) == 1
+    assert judged(masked, source=plain) == broken
+    assert judged(plain, source=masked) == 1
+    assert len(list(tmp_path.iterdir())) == 4
+    assert judged(plain) == broken
+    assert len(list(tmp_path.iterdir())) == 4

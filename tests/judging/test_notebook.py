@@ -329,3 +329,106 @@ def test_what_cannot_be_measured_is_said_first():
         rj.evaluate(random, X, Y, **QUICK, wanted=wanted)
     with pytest.raises(InputError, match="classes"):  # before PGD has run
         rj.evaluate(by_mean, X, Y, threat=LINF, suite="full", wanted=LITTLE)
+
+
+def test_attacks_that_fall_short_of_the_threat_are_named():
+    weak = threats.linf(1e-4)
+    ball = dict(name="l2", eps=1e-4, bounds=[0.0, 1.0])
+    silent = attacks.fgsm(weak)
+    for one in (
+        NamedAttack("weak", silent),
+        NamedAttack("other norm", attacks.fgsm(threats.l2(1e-4)), {"threat": ball}),
+        NamedAttack("nothing", lambda key, logits_fn, x, y: x),
+    ):
+        report = rj.evaluate(by_mean, X, Y, threat=LINF, suite=one, wanted=LITTLE)
+        assert "each pixel moves by at most 0.1" in str(report)
+        (line,) = report.content["warnings"]
+        assert "Short of the threat model (linf 0.1)" in line
+    both = [NamedAttack("weak", silent), NamedAttack("whole", attacks.fgsm(LINF))]
+    report = rj.evaluate(by_mean, X, Y, threat=LINF, suite=both, wanted=LITTLE)
+    assert report.content["warnings"] == []
+
+
+def test_an_infinite_radius_has_a_report(tmp_path):
+    pgd = attacks.pgd(threats.l2(1.0), step_size=0.1, num_steps=3)
+    free = threats.l2(float("inf"))
+    named = NamedAttack("own", pgd)
+    options = dict(threat=free, step_size=0.1, suite=named, wanted=LITTLE)
+    rj.evaluate(by_mean, X, Y, **options).save(tmp_path)
+    assert "at most inf" in (tmp_path / "report.html").read_text()
+    assert read_report(tmp_path)["threat"]["eps"] is None
+
+
+def test_nan_is_told_without_indicators_too():
+    bright = lambda x: (x.mean((1, 2, 3)) > 0.5)[:, None]
+    partly = lambda x: jnp.where(bright(x), jnp.nan, by_mean(x))
+    fgsm = NamedAttack("fgsm", attacks.fgsm(LINF))
+    report = rj.evaluate(partly, X, Y, threat=LINF, suite=fgsm, wanted=LITTLE)
+    count = int((MARGIN > 0).sum())
+    (clean, *_) = report.content["warnings"]
+    assert clean.startswith(f"clean: logits hold NaN on {count} of 40 images")
+
+
+def test_a_random_classifier_has_pictures():
+    draws = lambda x: jnp.stack([by_mean(x), 1.1 * by_mean(x)])
+    pgd = NamedAttack("pgd", attacks.pgd(LINF, step_size=0.05, num_steps=3))
+    wanted = Wanted(indicators=False)
+    report = rj.evaluate(
+        draws, X[:6], Y[:6], threat=LINF, num_steps=3, suite=pgd, wanted=wanted
+    )
+    assert report.content["gradients"]["count"] == 2
+
+
+def cannot(x):
+    raise RuntimeError("no such layer\nand so on")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(logits_fn=cannot), "`logits_fn` fails on .* RuntimeError: no such layer"),
+        (dict(source=3), "`source` must be a function of images, got 3"),
+        (dict(surrogates={"a": 3}), r"`surrogates\['a'\]` must be a function"),
+        (dict(features_fn=3), "`features_fn` must be a function of images, got 3"),
+        (dict(class_names=5), "`class_names` must be a list, got 5"),
+        (dict(batch_size=None), "`batch_size` must be an integer .* got None"),
+        (
+            dict(threat=threats.linf(8.0, bounds=(0, 255))),
+            r"`threat` has pixels in \[0, 255\].* divide",
+        ),
+        (
+            dict(
+                features_fn=lambda z: z.sum(),
+                wanted=Wanted(indicators=False, pictures=False, binarization=4),
+            ),
+            "`features_fn` must return features",
+        ),
+    ],
+)
+def test_mistakes_are_said_before_anything_runs(changes, words):
+    ran = []
+    told = lambda key, logits_fn, x, y: ran.append(1) or x
+    given = dict(logits_fn=by_mean, threat=LINF, wanted=LITTLE) | changes
+    suite = NamedAttack("told", told)
+    with pytest.raises(InputError, match=words):
+        rj.evaluate(given.pop("logits_fn"), X, Y, suite=suite, **given)
+    assert not ran
+
+
+def test_what_is_wanted_is_checked():
+    with pytest.raises(InputError, match="`indicators` must be True or False"):
+        Wanted(indicators="no")
+    with pytest.raises(InputError, match="`binarization` must be an integer"):
+        Wanted(binarization=1.5)
+
+
+def test_classes_and_sizes_are_told_apart_in_comparisons(tmp_path):
+    fgsm = NamedAttack(
+        "fgsm", attacks.fgsm(LINF), {"threat": dict(name="linf", eps=0.1)}
+    )
+    more = lambda x: jnp.pad(by_mean(x), ((0, 0), (0, 2)), constant_values=-100.0)
+    for name, fun in (("a", by_mean), ("b", more)):
+        report = rj.evaluate(fun, X, Y, threat=LINF, suite=fgsm, wanted=LITTLE)
+        report.save(tmp_path / name / "report")
+    with pytest.raises(InputError, match="different class counts"):
+        rj.evaluation.compare([tmp_path / "a", tmp_path / "b"])
