@@ -9,7 +9,6 @@ significantly better than its static model, and some were worse.
 """
 
 import dataclasses
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from robustjax.evaluation._programs import total
 from robustjax.evaluation.defended import right_on_points
 from robustjax.evaluation.results import NamedAttack, Robustness, wilson_interval
 from robustjax.evaluation.robustness import evaluate
+from robustjax.evaluation.statistics import compare_paired
 from robustjax.types import Array, Key, LogitsFn, as_pytree
 
 _TIMED = 64  # images
@@ -123,7 +123,7 @@ def summarise_test_time(
 
     Both are judged on all points, whichever of the two they were made on: a point that
     breaks a model breaks it. The gain is the difference of the worst cases, with an
-    interval of the differences per image (normal approximation).
+    interval of the differences per image (`compare_paired`).
 
     Args:
       result: Of `evaluate` with `keep_adversarial=True`, of the defended model.
@@ -173,7 +173,8 @@ def summarise_test_time(
         return float(part.worst_case_correct.mean())
 
     base, defended = base_worst(counts), result.worst_case_correct
-    gain, low, high = _paired(np.asarray(defended, float) - base)
+    gained = compare_paired(defended, base)
+    gain, (low, high) = gained.difference, gained.interval
     first = as_float(jnp.asarray(dataset.images[:_TIMED]))
     return dict(
         num_examples=len(clean),
@@ -286,13 +287,6 @@ def _judged(correct: np.ndarray) -> dict[str, Any]:
     count = float(correct.sum())
     share = count / len(correct)
     return dict(worst_case=share, interval=list(wilson_interval(count, len(correct))))
-
-
-def _paired(difference: np.ndarray) -> tuple[float, float, float]:
-    """The mean, and its 95% interval."""
-    mean = float(difference.mean())
-    half = 1.959964 * float(difference.std()) / math.sqrt(len(difference))
-    return mean, mean - half, mean + half
 
 
 def _warning(gain: float, low: float) -> str | None:
