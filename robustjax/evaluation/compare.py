@@ -166,7 +166,7 @@ def _shared_attacks(models: Sequence[Model]) -> tuple[list[str], list[str]]:
         for name in runs[0].outcomes.attacks
         if all(name in run.outcomes.attacks for run in runs)
     ]
-    told = [n for n in everywhere if all(_parameters(r)[_shown(r, n)] for r in runs)]
+    told = [n for n in everywhere if all(_is_told(n, run) for run in runs)]
     kept = [n for n in told if all(_same_attack(n, runs[0], r) for r in runs)]
     lines = [
         f"{name}: parameters differ, so the row is left out."
@@ -182,14 +182,19 @@ def _shared_attacks(models: Sequence[Model]) -> tuple[list[str], list[str]]:
     return kept, lines
 
 
+def _is_told(name: str, run: Run) -> bool:
+    """Whether a report knows more of an attack than what it climbed."""
+    return bool(set(_parameters(run)[_shown(run, name)]) - {"view"})
+
+
 def _same_attack(name: str, first: Run, other: Run) -> bool:
     counted = [name in run.outcomes.counted for run in (first, other)]
     parameters = [_parameters(run)[_shown(run, name)] for run in (first, other)]
     return counted[0] == counted[1] and parameters[0] == parameters[1]
 
 
-def _parameters(run: Run) -> dict[str, Any]:
-    return {row["name"]: row.get("parameters") for row in run.content["rows"]}
+def _parameters(run: Run) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row.get("parameters", {}) for row in run.content["rows"]}
 
 
 def _shown(run: Run, name: str) -> str:

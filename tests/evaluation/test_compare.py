@@ -492,11 +492,12 @@ def test_a_directory_that_cannot_be_written(runs, tmp_path):
         write_comparison(tmp_path / "file" / "out", found)
 
 
-def test_attacks_that_nothing_is_told_of_are_not_paired(tmp_path):
+@pytest.mark.parametrize("told", [{}, {"view": "the source that was given"}])
+def test_attacks_that_nothing_is_told_of_are_not_paired(tmp_path, told):
     for number, name in enumerate("ab"):
         outcome = reports.result(number)
         first, second = outcome.attacks
-        first = dataclasses.replace(first, parameters={})
+        first = dataclasses.replace(first, parameters=told)
         outcome = dataclasses.replace(outcome, attacks=(first, second))
         reports.write(tmp_path / name / "report", outcome)
     found = compare([tmp_path / "a", tmp_path / "b"])
