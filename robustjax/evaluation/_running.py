@@ -121,6 +121,10 @@ def attacked(
 
     def run(keys: Key) -> tuple[Array, Answer]:
         x_adv = attack(keys, source, x, batch.y)
+        if not isinstance(x_adv, jax.Array):
+            raise _checks.InputError(
+                f"`attack` must return images [B, ...], got {type(x_adv).__name__}."
+            )
         _checks.same_shape(x_adv=x_adv, x=x)
         return x_adv, answer(judges, x_adv, batch.y)
 

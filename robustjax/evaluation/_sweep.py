@@ -84,7 +84,14 @@ class Sweep:
         about = (named.name, dict(named.parameters))
         about = (*about, self.keep_adversarial, named.repeats)
         work = (about, attack, source, judges)
-        rows, seconds = self._gathered(run, position, size, unfinished, *work)
+        try:
+            rows, seconds = self._gathered(run, position, size, unfinished, *work)
+        except jax.errors.JAXTypeError as error:
+            raise _checks.InputError(
+                f"`attack` {named.name!r} must be written in jax.numpy, got one that "
+                "looks at the values of its images: compiled code has none. Wrap it in "
+                "jax.pure_callback."
+            ) from error
         return _running.result_of(named, rows, seconds)
 
     def staged(

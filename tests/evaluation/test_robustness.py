@@ -214,6 +214,23 @@ def test_wilson_intervals_at_the_ends():
     assert wilson_interval(10, 10)[0] == pytest.approx(10 / (10 + z**2), rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("attack", "words"),
+    [
+        (lambda key, logits_fn, x, y: (x, x), "`attack` must return .* got tuple"),
+        (lambda key, logits_fn, x, y: None, "`attack` must return .* got NoneType"),
+        (lambda key, logits_fn, x, y: np.asarray(x), "`attack` 'a' must be written in"),
+    ],
+)
+def test_what_is_no_attack_says_so(attack, words):
+    x = np.full((2, 1, 2, 1), 0.5, np.float32)
+    dataset = Dataset(x, np.int32([0, 1]), np.arange(2), ("a", "b"))
+    rows = [NamedAttack("a", attack)]
+    by_pixel = lambda z: z[:, 0, :, 0]
+    with pytest.raises(InputError, match=words):
+        evaluate(by_pixel, dataset, rows, key=jax.random.key(0))
+
+
 STAGED = attacks.StagedAttack("s", threats.linf(0.1), lambda _: ())
 
 
