@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from robustjax._checks import InputError
-from robustjax.evaluation._compared import GIVEN, data_of, report_directories
+from robustjax.evaluation._compared import GIVEN, Data, data_of, report_directories
 from robustjax.evaluation._parameters import threat_block
 from robustjax.evaluation.schema import read_report
 from robustjax.training import write_json
@@ -102,11 +102,11 @@ def robustbench_entry(
             f"{_percent(worst)}% robust accuracy is the worst case over the attacks of "
             f"the suite {content.get('suite')} of robustjax."
         )
-    total, measured = data_of(dict(content)).images, content["num_examples"]
-    if about.get("dataset") or not total.isdigit():  # whose size nobody told
+    data, measured = data_of(dict(content)), content["num_examples"]
+    if _known_name(data) is None:
         footnotes.append(f"Measured on {measured} images.")
-    elif int(total) > measured:
-        footnotes.append(f"Measured on {measured} of {total} test images.")
+    elif int(data.images) > measured:
+        footnotes.append(f"Measured on {measured} of {data.images} test images.")
     entry["footnote"] = " ".join(footnotes) or None
     entry["unreliable"] = _unreliable(content, attack["name"])
     given = {k: v for k, v in about.items() if k in _TOLD and k != "footnote"}
@@ -233,9 +233,7 @@ def _autoattack(
 
 def _dataset(content: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """Its name without a version, such as TFDS gives one."""
-    data = data_of(dict(content))
-    nameless = data.size == "?" or data.name == GIVEN
-    known = None if nameless else data.name.split("/")[0]
+    known = _known_name(data_of(dict(content)))
     told = about.get("dataset")
     if told is not None and known not in (None, told):
         raise InputError(
@@ -245,6 +243,11 @@ def _dataset(content: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     if told is None and known is None:
         raise InputError("The report names no data set: give `dataset`.")
     return str(known or told)
+
+
+def _known_name(data: Data) -> str | None:
+    nameless = data.size == "?" or data.name == GIVEN
+    return None if nameless else data.name.split("/")[0]
 
 
 def _passes(content: Mapping[str, Any]) -> int | None:

@@ -103,7 +103,7 @@ def evaluate(
         warnings.warn(_checks.PROBABILITIES, stacklevel=2)
     images = (dataset.images[:total], dataset.labels[:total], dataset.index[:total])
     known = [(named.name, dict(named.parameters)) for named in attacks]
-    if state_dir is not None:
+    if state_dir is not None:  # functions have no name to go by
         others = [(named.source, *named.judges) for named in attacks]
         first = (as_float(jnp.asarray(images[0][:4])), jnp.asarray(images[1][:4]))
         tell = lambda fun: answers_of(fun, *first)
