@@ -88,9 +88,9 @@ class Sweep:
             rows, seconds = self._gathered(run, position, size, unfinished, *work)
         except jax.errors.JAXTypeError as error:
             raise _checks.InputError(
-                f"`attack` {named.name!r} must be written in jax.numpy, got one that "
-                "looks at the values of its images: compiled code has none. Wrap it in "
-                "jax.pure_callback."
+                f"`attack` {named.name!r}, with its source and judges, must be written "
+                "in jax.numpy, got what looks at the values of its images: compiled "
+                "code has none. Wrap that in jax.pure_callback."
             ) from error
         return _running.result_of(named, rows, seconds)
 

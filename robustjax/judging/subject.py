@@ -120,14 +120,12 @@ def check(wanted: Wanted, subject: Subject, num_surfaces: int = 0) -> None:
             "`binarization` needs one answer for each image: give `features_fn` of a "
             "random or transductive classifier, or leave the test out."
         )
-    if wanted.binarization:
-        given = dict(
-            features_fn=subject.features_fn,
-            source_features_fn=subject.source_features_fn,
-        )
-        given = {name: fun for name, fun in given.items() if fun is not None}
-        check_features(subject.dataset.images[:2], **given)
-    if wanted.binarization and not subject.has_radius:
+    if not wanted.binarization:
+        return
+    for name in ("features_fn", "source_features_fn"):
+        if (fun := getattr(subject, name)) is not None:
+            check_features(subject.dataset.images[:2], **{name: fun})
+    if not subject.has_radius:
         raise InputError(
             f"`binarization` needs a finite `eps` above 0, got {subject.threat.eps}."
         )
