@@ -58,6 +58,12 @@ def read_models(reports: Sequence[Path | str]) -> list[Model]:
       InputError: there are fewer than two, one is there twice, has no report, a damaged
         one or one of another schema version.
     """
+    listed = isinstance(reports, Sequence) and not isinstance(reports, str)
+    if not listed or not all(isinstance(report, str | Path) for report in reports):
+        raise InputError(
+            f"`reports` must be a list of directories, got {reports!r}: "
+            "compare(['runs/a', 'runs/b'])."
+        )
     paths = [Path(report) for report in reports]
     if len(paths) < 2:
         raise InputError(

@@ -1,6 +1,7 @@
 """Accuracy under attack: per example, per attack, and the worst case over attacks."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -66,6 +67,11 @@ class NamedAttack:
                 f"`attack` of {self.name!r} must be an attack such as "
                 f"attacks.fgsm(threat), got {type(self.attack).__name__}."
             )
+        if not _takes_images(self.attack):
+            raise InputError(
+                f"`attack` of {self.name!r} must take (key, logits_fn, x, y), got "
+                f"{self.attack!r}, which does not: wrap it in a function that does."
+            )
         if self.source is not None and not callable(self.source):
             raise InputError(
                 f"`source` of {self.name!r} must be a function of images to logits, "
@@ -88,6 +94,17 @@ class NamedAttack:
                 f"`repeats` of {self.name!r} must be 1, got {self.repeats}: its stages "
                 "have restarts of their own."
             )
+
+
+def _takes_images(attack: Any) -> bool:
+    """Whether a call as an attack binds; what has no signature may do as it likes."""
+    try:
+        inspect.signature(attack).bind("key", "logits_fn", "x", "y")
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True
 
 
 class Fooled(NamedTuple):

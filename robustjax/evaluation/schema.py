@@ -191,6 +191,8 @@ def read_report(directory: str | Path) -> dict[str, Any]:
       ...
       robustjax._checks.InputError: `report` ... is of another schema version (none)...
     """
+    if not isinstance(directory, str | Path):
+        raise InputError(f"`directory` must be a path, got {directory!r}.")
     path = Path(directory)
     path = path if path.suffix == ".json" else path / "report.json"
     try:

@@ -485,6 +485,12 @@ def test_one_directory_or_one_twice_is_refused(runs, tmp_path):
         compare([tmp_path / "a", tmp_path / "b", tmp_path / "a" / "report"])
 
 
+@pytest.mark.parametrize("given", ["runs/a", None, [1, 2], ["runs/a", None]])
+def test_what_names_no_directories_is_one_line(given):
+    with pytest.raises(InputError, match="`reports` must be a list of directories"):
+        compare(given)
+
+
 def test_a_directory_that_cannot_be_written(runs, tmp_path):
     found = compare([tmp_path / "a", tmp_path / "b"])
     (tmp_path / "file").touch()

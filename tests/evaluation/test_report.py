@@ -319,6 +319,11 @@ def test_reports_that_cannot_be_read_are_refused(result, tmp_path, change, words
     assert "run eval.py" in str(caught.value) or "Run eval.py" in str(caught.value)
 
 
+def test_a_report_of_no_path_is_one_line():
+    with pytest.raises(InputError, match="`directory` must be a path, got None"):
+        read_report(None)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -243,6 +243,8 @@ STAGED = attacks.StagedAttack("s", threats.linf(0.1), lambda _: ())
         (dict(repeats=0), "`repeats` must be an integer of at least 1, got 0"),
         (dict(repeats=1.5), "`repeats` must be an integer of at least 1, got 1.5"),
         (dict(attack=STAGED, repeats=2), "`repeats` of 'a' must be 1, got 2"),
+        (dict(attack=lambda x: x), r"take \(key, logits_fn, x, y\), got <function"),
+        (dict(attack=lambda k, f, x, y, eps: x), "which does not: wrap it"),
         (dict(source=3), "`source` of 'a' must be a function .* got 3"),
         (dict(judges=3), "`judges` of 'a' must be a tuple of functions .* got 3"),
         (dict(judges=(3,)), "`judges` of 'a' must be a tuple"),
