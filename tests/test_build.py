@@ -207,7 +207,7 @@ def test_a_union_adds_what_it_names_to_the_training_images():
 EVALUATION = {"threat": LINF, "step_size": 0.025, "num_steps": 3, "num_restarts": 2}
 
 
-def views_of(roles, *, head=False, defense=None):
+def views_of(roles, *, head=False, defense=None, has_reference=True):
     guides = dict(
         features_fn=lambda z: z, images=jnp.zeros((2, 1)), labels=jnp.arange(2)
     )
@@ -218,7 +218,9 @@ def views_of(roles, *, head=False, defense=None):
         has_transform=head or defense is not None,
         defense=defense,
         chooses="candidates" if defense == "nip" else None,
-        critics=SimpleNamespace(roles=roles) if roles else None,
+        critics=SimpleNamespace(roles=roles, has_reference=has_reference)
+        if roles
+        else None,
         view=lambda changes: logits_fn,
         judge=lambda changes: logits_fn,
         guides=lambda asked: guides | {"num_targets": 2},
@@ -255,6 +257,8 @@ def test_the_suite_that_knows_critics():
     (transfer,) = [n for n in one if "source" in one[n].parameters]
     assert one[transfer].source is logits_fn
     assert one[transfer].parameters["source"] == ":reference"
+    alone = built("namid_adaptive", views_of(("standard",), has_reference=False))
+    assert set(one) - set(alone) == {transfer}
     told = lambda name: "information" in both[name].parameters
     rows = [both[name].parameters["information"] for name in filter(told, both)]
     assert len(rows) == 2 + 2 * 2 * 4

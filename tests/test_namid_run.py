@@ -160,6 +160,48 @@ def test_networks_are_taken_over_from_another_run(calm, tmp_path):
         trained(wider, tmp_path / "none")
 
 
+def checked(config):
+    """What train.py asks before it takes a directory."""
+    run = build.run(config, MESH)
+    stages = build.build_stages(config, run.splits, run.networks, MESH)
+    images = run.splits.train.images
+    build.check_losses(config, stages, run.init, run.prepare, images)
+
+
+@pytest.mark.parametrize(
+    ("variant", "stages", "adopted", "words"),
+    [
+        ("namid", ("train",), (), "`train.loss` reads the network 'adversarial'"),
+        ("namid", ("train",), ("adversarial",), "config.adopt.natural=DIR"),
+        ("no_natural", ("train",), ("adversarial",), None),
+        ("no_information", ("train",), (), None),
+        ("namid", ("critics", "train"), (), "`critics.loss` .* 'reference'"),
+        ("namid", ("train", "reference", "critics"), (), "`train.loss` reads"),
+        ("wmim", ("reference", "train"), (), "'standard'"),
+        ("namid", STAGES, (), None),
+    ],
+)
+def test_losses_read_no_network_with_its_first_weights(variant, stages, adopted, words):
+    config = tiny(variant, stages=stages)
+    for name in adopted:
+        config.adopt[name] = "runs/other"
+    if words is None:
+        checked(config)
+        return
+    with pytest.raises(InputError, match=words):
+        checked(config)
+
+
+def test_what_was_not_trained_has_no_say_in_a_report(calm, tmp_path):
+    trained(tiny("no_information", stages=("train",)), tmp_path)
+    assert build.restore(tmp_path, MESH).classifier.critics is None
+    early = build.restore(
+        calm[0], MESH, checkpoint=str(STEPS), network="reference"
+    ).classifier.critics
+    assert early.has_reference
+    assert not early.roles
+
+
 def test_wmim_has_one_critic_and_attackers_know_it(tmp_path):
     state = trained(tiny("wmim"), tmp_path)
     assert set(state.params) == {"model", "reference", "standard"}

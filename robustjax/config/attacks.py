@@ -128,7 +128,9 @@ def build_suite(
         about |= dict(defense=views.defense, chooses=views.chooses)
         about |= dict(paired_layers=views.paired_layers)
         about |= dict(inside=getattr(another, "inside", None))
-        about |= dict(critics=() if views.critics is None else views.critics.roles)
+        if views.critics is not None:
+            about |= dict(critics=views.critics.roles)
+            about |= dict(has_reference=views.critics.has_reference)
         evaluation = {**evaluation, **about}
     if suite.endswith(".py"):
         blocks = _own_suite(Path(suite), evaluation)

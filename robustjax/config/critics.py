@@ -41,7 +41,7 @@ class Critics:
         Args:
           config: The run's; `evaluation.bank` training images are the bank.
           train: Where they are drawn from.
-          networks: The run's.
+          networks: The run's, without those that it has not trained.
           params: Of all networks.
           model_state: Of all networks.
           logits_fn: The classifier.
@@ -52,6 +52,7 @@ class Critics:
             network = networks.others.get(name)
             if isinstance(network, MIEstimator) and network.layer is None:
                 self._estimators[name] = network
+        self.has_reference = "reference" in networks.others
         self._params, self._state = params, model_state
         self._logits_fn, self._attack = logits_fn, attack
         loss = config[config.stages[-1]].loss

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,10 +215,11 @@ def restore(
     splits, networks = found.run.splits, found.run.networks
     params, model_state = found.state.evaluated_params, found.state.model_state
     critics = None
-    if networks.others:
+    if trained := {k: v for k, v in networks.others.items() if found.has_trained(k)}:
+        known = dataclasses.replace(networks, others=trained)
         attack = build_attack(chosen.validation_attack).attack
         critics = functools.partial(
-            *(Critics, chosen, splits.train, networks, params, model_state),
+            *(Critics, chosen, splits.train, known, params, model_state),
             attack=attack,
         )
 
@@ -253,17 +253,20 @@ class Loaded(NamedTuple):
         params, model_state = self.state.evaluated_params, self.state.model_state
         return self.run.networks.weights(params, model_state, network)
 
-    def check_trained(self, network: str) -> None:
-        """Raises unless the run has trained a network, or taken it over."""
+    def has_trained(self, network: str) -> bool:
+        """Whether the run has trained a network by now, or taken it over."""
+        if (self.config.get("adopt") or {}).get(network):
+            return True
         begins = 0
         for stage in self.stages:
             if self.run.networks.trains(self.config[stage.name], network):
-                break
+                return not begins or int(self.state.step) > begins
             begins += stage.num_epochs * stage.data.steps_per_epoch
-        else:
-            adopted = (self.config.get("adopt") or {}).get(network)
-            begins = 0 if adopted else math.inf
-        if begins and int(self.state.step) <= begins:
+        return False
+
+    def check_trained(self, network: str) -> None:
+        """Raises unless it has."""
+        if not self.has_trained(network):
             raise InputError(
                 f"The run in {self.workdir} has not trained {network!r} at step "
                 f"{int(self.state.step)}: train on, or take a later `checkpoint`."

@@ -217,9 +217,10 @@ def check_losses(
     prepare: Callable[[Key, Array], Array],
     images: np.ndarray,
 ) -> None:
-    """Says before a step what losses of adversarial examples cannot compute.
+    """Says before a step what losses cannot compute, or not to any purpose.
 
-    Their objectives are traced for shapes alone, and not the attacks, which cost more.
+    Objectives of adversarial examples are traced for shapes alone, and not the attacks,
+    which cost more.
 
     Args:
       config: The run's.
@@ -229,8 +230,10 @@ def check_losses(
       images: Some training images, of which only the shape counts.
 
     Raises:
-      InputError: a layer does not exist, or whatever else a loss says of it.
+      InputError: a layer does not exist, or whatever else a loss says of it; or it
+        reads a network that no stage before it trains and nothing takes over.
     """
+    _check_reads(config)
     key = jax.random.key(0)
     rows = config.data.batch_size
     for stage in stages:
@@ -245,6 +248,35 @@ def check_losses(
         batch = Batch(x, jax.ShapeDtypeStruct((rows,), jnp.int32))  # pyright: ignore[reportArgumentType]
         weights = jax.eval_shape(init, key)
         jax.eval_shape(loss_fn.objective, *weights, key, batch, x)
+
+
+def _check_reads(config: Config) -> None:
+    adopted = config.get("adopt") or {}
+    ready = {MODEL, *(name for name, run in adopted.items() if run)}
+    for stage in config.stages:
+        ready |= set(config[stage].get("trainable") or ())
+        for name in sorted(_reads(config[stage].loss) - ready):
+            raise InputError(
+                f"`{stage}.loss` reads the network {name!r}, which has its first "
+                f"weights: name a stage before {stage!r} in `stages` that trains it, "
+                f"or give --config.adopt.{name}=DIR of a run that did."
+            )
+
+
+def _reads(block: Block) -> set[str]:
+    """The networks of which a loss makes use; not those whose terms weigh nothing."""
+    inner = [block[key] for key in ("loss", "base") if key in block]
+    found = set().union(*map(_reads, inner))
+    if block["name"] == "awp":
+        return found
+    parameters = inspect.signature(names.LOSSES[block["name"]]).parameters
+    if MODEL in parameters:
+        found.add(block.get("network", MODEL))
+    for role in ROLES:
+        weights = (block.get(key) for key in ("alpha", "weight", f"{role}_weight"))
+        if role in parameters and 0 not in weights:
+            found.add(role)
+    return found
 
 
 def _networks_of(
