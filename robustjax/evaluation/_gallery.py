@@ -44,7 +44,7 @@ def _outcomes(
     total = content["num_examples"]
     steps = content.get("waterfall") or []
     if len(steps) > 1:
-        told = ", ".join(f"{s['attack']} {s['broken']:g}" for s in steps[1:])
+        told = "; ".join(f"{s['attack']} {s['broken']:g}" for s in steps[1:])
         alt = (
             f"Of {total} images {steps[0]['broken']:g} are wrong without an attack. "
             f"Broken by an attack and none before it: {told}. "

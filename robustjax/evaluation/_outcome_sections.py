@@ -63,7 +63,7 @@ def sections_of(content: Mapping[str, Any]) -> list[Section]:
 
 def _verdict(content: Mapping[str, Any]) -> Section:
     verdict = content["verdict"]
-    adaptive = ", ".join(verdict["adaptive"]) if verdict["adaptive"] else NO_ADAPTIVE
+    adaptive = "; ".join(verdict["adaptive"]) if verdict["adaptive"] else NO_ADAPTIVE
     items = [
         Item("Threat model", threat_in_words(content.get("threat"))),
         Item("Adaptive attacks", adaptive),

@@ -134,7 +134,7 @@ def strays(attack: AttackResult, threat: Threat) -> str:
 def beyond(result: Robustness, threat: Threat) -> list[str]:
     """A line on attacks that count and went beyond a threat, if there are any."""
     counted = ((one.name, strays(one, threat)) for one in result.attacks if one.counts)
-    far = ", ".join(f"{name} ({where})" for name, where in counted if where)
+    far = "; ".join(f"{name} ({where})" for name, where in counted if where)
     about = f"{threat.name} {float(threat.eps):.4g}"
     lead = f"Beyond the threat model ({about}), and in the worst case: "
     return [f"{lead}{far}."] if far else []

@@ -229,7 +229,7 @@ def _worst_cases(
         )
         for run in runs
     }
-    listed = ", ".join(name for name in attacks if name in shared)
+    listed = "; ".join(name for name in attacks if name in shared)
     line = f"The worst case is over the shared attacks that count only: {listed}."
     return found, [line]
 

@@ -26,7 +26,7 @@ def in_words(
       >>> named = [NamedAttack("a", print), NamedAttack("b", print)]
       >>> one = Passes(1.0, 1.0)
       >>> in_words(Estimate((30.0, 600.0), (False, True), (one, one), 632.0), named)
-      'About 11 min at most: a 30 s, b 10 min.'
+      'About 11 min at most: a 30 s; b 10 min.'
     """
     parts = [
         f"{named.name} {_duration(seconds)}"
@@ -35,7 +35,7 @@ def in_words(
     most = " at most" if any(found.at_most) else ""
     if beside:
         parts.append(f"{_BESIDE} {_duration(beside)}")
-    return f"About {_duration(found.total + beside)}{most}: {', '.join(parts)}."
+    return f"About {_duration(found.total + beside)}{most}: {'; '.join(parts)}."
 
 
 class Bar:
