@@ -128,9 +128,9 @@ def build_suite(
         about |= dict(defense=views.defense, chooses=views.chooses)
         about |= dict(paired_layers=views.paired_layers)
         about |= dict(inside=getattr(another, "inside", None))
-        if views.critics is not None:
-            about |= dict(critics=views.critics.roles)
-            about |= dict(has_reference=views.critics.has_reference)
+        critics = views.critics
+        about |= dict(critics=() if critics is None else critics.roles)
+        about |= dict(has_reference=critics is not None and critics.has_reference)
         evaluation = {**evaluation, **about}
     if suite.endswith(".py"):
         blocks = _own_suite(Path(suite), evaluation)
