@@ -228,7 +228,7 @@ def test_what_went_beyond_the_threat_model_is_named():
     ]
     found = robustness([0, 1], [True, True], *rows)
     (line,) = evaluation.beyond(found, threats.linf(0.1))
-    assert line.endswith("far (0.3), bright (pixels in [0, 1.2]).")
+    assert line.endswith("far (0.3); bright (pixels in [0, 1.2]).")
     found = robustness([0, 1], [True, True], rows[0])
     assert evaluation.beyond(found, threats.linf(0.1)) == []
 
