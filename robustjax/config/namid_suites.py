@@ -100,7 +100,7 @@ def namid_adaptive(evaluation: Block) -> Blocks:
         dict(name="square", threat=threat, num_queries=5000, label="Square, 5,000"),
     ]
     critics = evaluation.get("critics", ())
-    if critics and evaluation.get("has_reference"):
+    if evaluation.get("has_reference"):
         blocks.append(
             best(evaluation, "from the reference", count=1, source=":reference")
         )
