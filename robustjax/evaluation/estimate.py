@@ -65,17 +65,23 @@ def count_passes(attack: Attack, shape: Sequence[int], num_classes: int) -> Pass
 
 
 class _Count(NamedTuple):
-    """Passes, and the multiplications beside them: on networks of the attack's own."""
+    """Per image: passes, and the multiplications on networks of the attack's own."""
 
     passes: Passes
     beside: float
 
 
-def _count(attack: Attack, shape: Sequence[int], answer: Sequence[int]) -> _Count:
-    """On a linear function of an image whose answers have the shape `answer`."""
+def _count(
+    attack: Attack, shape: Sequence[int], answer: Sequence[int], images: int = 1
+) -> _Count:
+    """On a linear function of an image whose answers have the shape `answer`.
+
+    What an attack does once for a batch, such as moving templates along, its `images`
+    share.
+    """
     if isinstance(attack, StagedAttack):
         stages = attack.stages(answer[-1])
-        found = [_count_stage(stage, shape, answer[-1]) for stage in stages]
+        found = [_count_stage(stage, shape, answer[-1], images) for stage in stages]
         passes, beside = zip(*found, strict=True)
         return _Count(Passes(*map(sum, zip(*passes, strict=True))), sum(beside))
     sizes = math.prod(shape), math.prod(answer)
@@ -86,8 +92,8 @@ def _count(attack: Attack, shape: Sequence[int], answer: Sequence[int]) -> _Coun
         linear = lambda z: (flat(z) @ weights).reshape(z.shape[0], *answer)
         return attack(jax.random.key(0), linear, x, y)
 
-    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    y = jax.ShapeDtypeStruct((1,), jnp.int32)
+    x = jax.ShapeDtypeStruct((images, *shape), jnp.float32)
+    y = jax.ShapeDtypeStruct((images,), jnp.int32)
     jaxpr = jax.make_jaxpr(run)(weights, x, y).jaxpr
     forward = backward = beside = 0.0
     for eqn, times in products(jaxpr):
@@ -101,11 +107,13 @@ def _count(attack: Attack, shape: Sequence[int], answer: Sequence[int]) -> _Coun
         rows = times * math.prod(other) / size
         forward += rows * (contracted[0] == 0)
         backward += rows * (contracted[0] == 1)
-    return _Count(Passes(forward, backward), beside)
+    return _Count(Passes(forward / images, backward / images), beside / images)
 
 
-def _count_stage(stage: Stage, shape: Sequence[int], num_classes: int) -> _Count:
-    once = _count(stage.attack(jnp.int32(0)), shape, (num_classes,))
+def _count_stage(
+    stage: Stage, shape: Sequence[int], num_classes: int, images: int = 1
+) -> _Count:
+    once = _count(stage.attack(jnp.int32(0)), shape, (num_classes,), images)
     passes = Passes(*(stage.rounds * passes for passes in once.passes))
     return _Count(passes, stage.rounds * once.beside)
 
@@ -115,14 +123,16 @@ def stage_cost(stage: Stage, shape: Sequence[int], num_classes: int) -> float:
     return _count_stage(stage, shape, num_classes).passes.cost
 
 
-def _counted(named: NamedAttack, shape: Sequence[int], num_classes: int) -> _Count:
+def _counted(
+    named: NamedAttack, shape: Sequence[int], num_classes: int, images: int
+) -> _Count:
     """NaN for attacks that a linear classifier does not serve."""
     answer: tuple[int, ...] = (num_classes,)
     try:
         if named.source is not None:  # it may answer for every candidate of a defense
-            one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-            answer = jax.eval_shape(named.source, one).shape[1:]
-        return _count(named.attack, shape, answer)
+            x = jax.ShapeDtypeStruct((images, *shape), jnp.float32)
+            answer = jax.eval_shape(named.source, x).shape[1:]
+        return _count(named.attack, shape, answer, images)
     except InputError:
         if named.source is None:  # better now than after the attacks before it
             raise
@@ -193,7 +203,7 @@ def estimate(
     flops = _flops(predict, x)
     spent, found = [], []
     for named in attacks:
-        passes, beside = _counted(named, x.shape[1:], dataset.num_classes)
+        passes, beside = _counted(named, x.shape[1:], dataset.num_classes, len(x))
         source = predict if named.source is None else as_pytree(named.source)
         price = _flops(source, x) / flops if named.source is not None else 1.0
         asked = passes.cost * price + _FLOPS * beside / (flops / len(x))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustjax import attacks, evaluation, threats
+from robustjax import attacks, evaluation, threats, training
 from robustjax.data import Dataset
 from robustjax.evaluation import NamedAttack
 
@@ -124,6 +124,29 @@ def test_networks_that_an_attack_brings_along_cost_their_work(drawn):
     asked = (found.seconds[0] - found.compiling) / (4 * found.per_pass) - 1
     forward = 24 * 200 + 200 * 5 + (4 * 3 * 8) * (3 * 3 * 2)
     assert asked == pytest.approx(7 * 2 * forward / (24 * 5), rel=0.05)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_what_an_attack_moves_along_is_shared_by_the_images_of_a_batch(batch_size):
+    draw = lambda *shape: jnp.asarray(np.random.default_rng(0).normal(size=shape))
+    own, judged, along = draw(24, 50), draw(24, 5), draw(30, *SHAPE)
+    flat = lambda x: x.reshape(-1, 24)
+
+    def attack(key, logits_fn, x, y):
+        every = jnp.concatenate([along, x])
+        answer = lambda z: (flat(z) @ own)[:, :5] + jnp.tanh(flat(z) @ own)[:, -5:]
+        labels = jnp.concatenate([jnp.zeros(30, y.dtype), y])
+        return PGD(key, answer, every, labels)[30:]
+
+    images, four = np.zeros((4, *SHAPE), np.float32), np.arange(4)
+    data = Dataset(images, np.zeros(4, np.int32), four, tuple("abcde"))
+    model = lambda x: flat(x) @ judged
+    named = [NamedAttack("along", attack)]
+    mesh = training.data_mesh(jax.devices()[:1])
+    found = evaluation.estimate(model, data, named, batch_size=batch_size, mesh=mesh)
+    asked = (found.seconds[0] - found.compiling) / (4 * found.per_pass) - 1
+    rows = (30 + batch_size) / batch_size
+    assert asked == pytest.approx(7 * 2 * rows * 2 * 10, rel=0.05)
 
 
 @pytest.mark.slow
