@@ -1,8 +1,8 @@
 """What an evaluation will cost, before it starts.
 
 An attack's passes are counted in its program, traced on a linear classifier that costs
-nothing; a pass of the real one is timed once. What else the program multiplies, on
-networks that the attack brings along, is weighed against a pass.
+nothing; a pass of the real one is timed once. Where the attack climbs another function
+or brings networks along, their work is weighed against that pass by what they multiply.
 """
 
 import math
@@ -19,12 +19,11 @@ from robustjax._checks import InputError
 from robustjax.attacks import Stage, StagedAttack
 from robustjax.data import Dataset, as_float
 from robustjax.evaluation._batching import batches_of
-from robustjax.evaluation._programs import multiplications, products
+from robustjax.evaluation._programs import multiplications, products, total
 from robustjax.evaluation.results import NamedAttack
 from robustjax.types import Attack, LogitsFn, as_pytree
 
 _BACKWARD = 2.0  # passes forward that a pass backward costs
-_FLOPS = 2.0  # of a multiplication and its addition, as XLA counts them
 _COMPILATIONS = 4.0  # an attack compiles as long as this many forward passes
 
 
@@ -194,24 +193,24 @@ def estimate(
       ((Passes(forward=1.0, backward=1.0),), True)
     """
     predict = as_pytree(logits_fn)
-    total = len(dataset) if num_examples is None else num_examples
+    count = len(dataset) if num_examples is None else num_examples
     first = next(batches_of(predict, dataset, batch_size, num_examples, mesh))
     x = as_float(jnp.asarray(first.x))
-    rows = min(len(x), total)
+    rows = min(len(x), count)
     compiling, *seconds = (_seconds(_forward, predict, x) for _ in range(4))
     per_image = float(np.median(seconds)) / rows
-    flops = _flops(predict, x)
+    work = _work(predict, x)
     spent, found = [], []
     for named in attacks:
         passes, beside = _counted(named, x.shape[1:], dataset.num_classes, len(x))
         source = predict if named.source is None else as_pytree(named.source)
-        price = _flops(source, x) / flops if named.source is not None else 1.0
-        asked = passes.cost * price + _FLOPS * beside / (flops / len(x))
+        price = _work(source, x) / work if named.source is not None else 1.0
+        asked = passes.cost * price + beside / work
         cost = named.repeats * (asked + 1 + len(named.judges))
-        spent.append(cost * per_image * total + _COMPILATIONS * compiling)
+        spent.append(cost * per_image * count + _COMPILATIONS * compiling)
         found.append(passes)
     at_most = tuple(isinstance(named.attack, StagedAttack) for named in attacks)
-    whole = float(np.nansum(spent)) + per_image * total
+    whole = float(np.nansum(spent)) + per_image * count
     most = (per_image, _COMPILATIONS * compiling)
     return Estimate(tuple(spent), at_most, tuple(found), whole, *most)
 
@@ -227,8 +226,6 @@ def _seconds(fun: Any, *given: Any) -> float:
     return time.perf_counter() - start
 
 
-def _flops(predict: LogitsFn, x: jax.Array) -> float:
-    """Of a forward pass, as XLA counts them before it compiles; at least 1."""
-    costs: Any = _forward.lower(predict, x)
-    found = costs.cost_analysis() or {}
-    return max(float(found.get("flops", 0.0)), 1.0)
+def _work(predict: LogitsFn, x: jax.Array) -> float:
+    """Multiplications of a forward pass per image; at least 1."""
+    return max(total(jax.make_jaxpr(predict)(x).jaxpr) / len(x), 1.0)

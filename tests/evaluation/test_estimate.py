@@ -126,6 +126,22 @@ def test_networks_that_an_attack_brings_along_cost_their_work(drawn):
     assert asked == pytest.approx(7 * 2 * forward / (24 * 5), rel=0.05)
 
 
+@pytest.mark.parametrize("draws", [1, 10])
+def test_loops_of_what_is_judged_or_climbed_count_every_turn(draws):
+    images, four = np.zeros((4, *SHAPE), np.float32), np.arange(4)
+    data = Dataset(images, np.zeros(4, np.int32), four, tuple("abcde"))
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(10, 24, 5)))
+
+    def mean_of(count):
+        once = lambda x: lambda w: jnp.tanh(x.reshape(len(x), -1) @ w)
+        return lambda x: jax.lax.map(once(x), weights[:count]).mean(0)
+
+    named = NamedAttack("climb", PGD, source=mean_of(draws))
+    found = evaluation.estimate(mean_of(5), data, [named])
+    asked = (found.seconds[0] - found.compiling) / (4 * found.per_pass) - 1
+    assert asked == pytest.approx(found.passes[0].cost * draws / 5, rel=0.15)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_what_an_attack_moves_along_is_shared_by_the_images_of_a_batch(batch_size):
     draw = lambda *shape: jnp.asarray(np.random.default_rng(0).normal(size=shape))
