@@ -24,6 +24,7 @@ from robustjax.evaluation.results import NamedAttack
 from robustjax.types import Attack, LogitsFn, as_pytree
 
 _BACKWARD = 2.0  # passes forward that a pass backward costs
+_SLOWEST = 1e-9  # seconds of a product; passes that take longer do something else
 _COMPILATIONS = 4.0  # an attack compiles as long as this many forward passes
 
 
@@ -200,19 +201,20 @@ def estimate(
     compiling, *seconds = (_seconds(_forward, predict, x) for _ in range(4))
     per_image = float(np.median(seconds)) / rows
     work = _work(predict, x)
+    per_product = min(per_image / work, _SLOWEST) if work else _SLOWEST
+    starting = _COMPILATIONS * compiling
     spent, found = [], []
     for named in attacks:
         passes, beside = _counted(named, x.shape[1:], dataset.num_classes, len(x))
-        source = predict if named.source is None else as_pytree(named.source)
-        price = _work(source, x) / work if named.source is not None else 1.0
-        asked = passes.cost * price + beside / work
-        cost = named.repeats * (asked + 1 + len(named.judges))
-        spent.append(cost * per_image * count + _COMPILATIONS * compiling)
+        climbed = work if named.source is None else _work(as_pytree(named.source), x)
+        price = per_image if climbed in (0.0, work) else climbed * per_product
+        asked = passes.cost * price + beside * per_product
+        judged = (1 + len(named.judges)) * per_image
+        spent.append(named.repeats * (asked + judged) * count + starting)
         found.append(passes)
     at_most = tuple(isinstance(named.attack, StagedAttack) for named in attacks)
     whole = float(np.nansum(spent)) + per_image * count
-    most = (per_image, _COMPILATIONS * compiling)
-    return Estimate(tuple(spent), at_most, tuple(found), whole, *most)
+    return Estimate(tuple(spent), at_most, tuple(found), whole, per_image, starting)
 
 
 @jax.jit
@@ -227,5 +229,5 @@ def _seconds(fun: Any, *given: Any) -> float:
 
 
 def _work(predict: LogitsFn, x: jax.Array) -> float:
-    """Multiplications of a forward pass per image; at least 1."""
-    return max(total(jax.make_jaxpr(predict)(x).jaxpr) / len(x), 1.0)
+    """Multiplications of a forward pass per image."""
+    return total(jax.make_jaxpr(predict)(x).jaxpr) / len(x)

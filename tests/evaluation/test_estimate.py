@@ -1,5 +1,7 @@
 """Passes are counted as they are made; an estimate is of the right size."""
 
+import importlib
+import math
 import time
 
 import jax
@@ -14,6 +16,13 @@ from robustjax.evaluation import NamedAttack
 LINF = threats.linf(0.1)
 PGD = attacks.pgd(LINF, step_size=0.02, num_steps=7)
 SHAPE = (4, 3, 2)
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """As if the small networks of these tests took as long as they multiply."""
+    module = importlib.import_module("robustjax.evaluation.estimate")
+    monkeypatch.setattr(module, "_SLOWEST", math.inf)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +107,7 @@ def test_a_source_may_answer_more_than_classes():
 
 
 @pytest.mark.parametrize("drawn", [False, True], ids=["one", "one of two"])
-def test_networks_that_an_attack_brings_along_cost_their_work(drawn):
+def test_networks_that_an_attack_brings_along_cost_their_work(drawn, large):
     draw = lambda *shape: jnp.asarray(np.random.default_rng(0).normal(size=shape))
     first, last = draw(24, 200), draw(200, 5)
     judged, kernel = draw(24, 5), draw(3, 3, 2, 8)
@@ -127,7 +136,7 @@ def test_networks_that_an_attack_brings_along_cost_their_work(drawn):
 
 
 @pytest.mark.parametrize("draws", [1, 10])
-def test_loops_of_what_is_judged_or_climbed_count_every_turn(draws):
+def test_loops_of_what_is_judged_or_climbed_count_every_turn(draws, large):
     images, four = np.zeros((4, *SHAPE), np.float32), np.arange(4)
     data = Dataset(images, np.zeros(4, np.int32), four, tuple("abcde"))
     weights = jnp.asarray(np.random.default_rng(0).normal(size=(10, 24, 5)))
@@ -143,7 +152,7 @@ def test_loops_of_what_is_judged_or_climbed_count_every_turn(draws):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
-def test_what_an_attack_moves_along_is_shared_by_the_images_of_a_batch(batch_size):
+def test_what_an_attack_moves_along_is_shared_by_a_batch(batch_size, large):
     draw = lambda *shape: jnp.asarray(np.random.default_rng(0).normal(size=shape))
     own, judged, along = draw(24, 50), draw(24, 5), draw(30, *SHAPE)
     flat = lambda x: x.reshape(-1, 24)
@@ -163,6 +172,24 @@ def test_what_an_attack_moves_along_is_shared_by_the_images_of_a_batch(batch_siz
     asked = (found.seconds[0] - found.compiling) / (4 * found.per_pass) - 1
     rows = (30 + batch_size) / batch_size
     assert asked == pytest.approx(7 * 2 * rows * 2 * 10, rel=0.05)
+
+
+def test_a_pass_that_multiplies_nothing_is_no_price_of_products():
+    weights = np.random.default_rng(0).normal(size=(3072, 5)).astype(np.float32)
+    flat = lambda x: x.reshape(len(x), -1)
+
+    def on_the_host(x):
+        found = jax.ShapeDtypeStruct((len(x), 5), jnp.float32)
+        answer = lambda x: flat(np.asarray(x)) @ weights
+        return jax.pure_callback(answer, found, x, vmap_method="sequential")
+
+    images = np.zeros((64, 32, 32, 3), np.float32)
+    data = Dataset(images, np.zeros(64, np.int32), np.arange(64), tuple("abcde"))
+    device = jnp.asarray(weights)
+    named = NamedAttack("surrogate", PGD, source=lambda x: flat(x) @ device)
+    found = evaluation.estimate(on_the_host, data, [named])
+    # 21 passes of 15,360 products per image, and PGD's own: milliseconds.
+    assert found.seconds[0] - found.compiling < 64 * (found.per_pass + 1e-3)
 
 
 @pytest.mark.slow
