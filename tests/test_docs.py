@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+from configs import common
 from robustjax import build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,3 +175,12 @@ def test_commands_name_flags_that_exist(line):
         name = argument.removeprefix("--").partition("=")[0]
         in_config = script == "train.py" and name.startswith("config.")
         assert f'"{name}"' in source or name in flags.FLAGS or in_config
+
+
+def test_entries_of_an_evaluation_that_pages_set_are_known():
+    pages = [ROOT / "README.md", *DOCS.glob("*.md")]
+    words = "".join(page.read_text() for page in pages)
+    names = sorted(set(re.findall(r"--set=evaluation\.(\w+)", words)))
+    assert "influence_maps" in names
+    changes = [f"evaluation.{name}=1" for name in names]
+    build.override(common.base(0.1), None, None, changes)

@@ -156,6 +156,15 @@ def expectation(
     )
 
 
+def num_averaged(logits_fn: LogitsFn) -> int:
+    """How many draws each answer of an `expectation` is the mean of; 1 of all else."""
+    function = getattr(logits_fn, "func", None)
+    if not isinstance(function, Static) or function.fun is not _sampled:
+        return 1
+    num_samples, average = function.given
+    return 1 if average == "objective" else num_samples
+
+
 def _sampled(num_samples: int, average: str, fun, key: Key, x: Array) -> Array:
     pixels = jax.lax.stop_gradient(x).astype(jnp.float32)
     bits = jax.lax.bitcast_convert_type(pixels.reshape(x.shape[0], -1), jnp.uint32)

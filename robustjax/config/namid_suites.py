@@ -77,8 +77,8 @@ def namid_adaptive(evaluation: Block) -> Blocks:
 
     At the radius of `config.evaluation`. Gradients of three objectives with restarts,
     targets, cross-entropy at other scales of the logits, queries, transfer from the
-    reference, and on runs with critics (NAMID's two, or WMIM's) the training loss,
-    whole and term by term, in both directions: raising it, and lowering it towards
+    reference, and on runs with critics (NAMID's two, or WMIM's) the training loss:
+    raised as a whole, and term by term in both directions, raised, and lowered towards
     images that look benign.
     """
     threat = evaluation["threat"]

@@ -12,7 +12,7 @@ from robustjax._checks import InputError
 _EVALUATION = (
     *("layer", "masks", "reference", "reference_layer", "beside", "gray", "black"),
     *("surrogate", "adaptive_restarts", "paper_restarts", "grid_restarts"),
-    *("best_restarts", "wnll_paper", "draws", "bank"),
+    *("best_restarts", "wnll_paper", "draws", "bank", "influence_maps"),
 )
 
 

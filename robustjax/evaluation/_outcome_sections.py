@@ -23,9 +23,9 @@ from robustjax.evaluation._protocol_sections import (
 )
 from robustjax.evaluation._verdict import (
     NO_ADAPTIVE,
-    NO_INDICATORS,
     percent,
     threat_in_words,
+    unmeasured,
 )
 
 Cells = list[tuple[str, ...]]
@@ -77,7 +77,7 @@ def _verdict(content: Mapping[str, Any]) -> Section:
         if name in verdict["flags"]:
             items.append(Item(f"Flag {name}", meaning))
     if not verdict["measured"]:
-        items.append(Item("Indicators", NO_INDICATORS))
+        items.append(Item("Indicators", unmeasured(content)))
     elif not raised:
         items.append(
             Item("Indicators", f"{verdict['measured']} measured, none raised.")

@@ -11,6 +11,10 @@ import numpy as np
 from robustjax.types import Threat
 
 MODEL_FREE = ("grey", "uniform_noise", "sign_noise", "gaussian_noise")
+QUERIES = (
+    *("square", "spsa", "nes", "estimated_gradient", "boundary", "hop_skip_jump"),
+    *("towards_other", "pixel", "single_pixel", "rotation_translation"),
+)
 _ELSEWHERE = ("view", "source", "sources", "access", "perturb_templates")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from robustjax import _checks, threats
+from robustjax.attacks.adaptive import num_averaged
 from robustjax.data import Dataset, as_float
 from robustjax.evaluation import _climbs
 from robustjax.evaluation._batching import block_size, rows_of
@@ -292,7 +293,7 @@ def has_draws(of: Subject) -> tuple[int, int]:
 
     def count(fun: LogitsFn) -> int:
         shape = jax.eval_shape(fun, one).shape
-        return shape[0] if len(shape) == 3 else 1
+        return shape[0] if len(shape) == 3 else num_averaged(fun)
 
     return count(of.judge), count(of.climbed)
 

@@ -35,7 +35,8 @@ RULES = (
         "gradient",
         0.05,
         "Share of images at which the gradient of the cross-entropy is not finite, "
-        "zero everywhere, or zero in more than half of the pixels.",
+        "zero everywhere, or zero in more than half of the pixels though these move "
+        "logits.",
         "Gradient attacks are blind there. Differentiate a smooth stand-in (BPDA), or "
         "climb a loss that does not saturate, such as the margin of logits.",
         f"{_PINTOR}, I1; {_ATHALYE}; the threshold is ours",
@@ -109,7 +110,7 @@ RULES = (
         "monotone",
         0.05,
         "Largest rise of accuracy under PGD from a radius to a larger one, of "
-        "half of eps to 4 eps.",
+        "half of eps to 4 eps, under L-inf to half of the box.",
         "A larger ball holds the smaller one: accuracy cannot rise. Something happens "
         "at the border of the ball, or the attack's settings do not fit the radius.",
         f"{_CARLINI}; the threshold is ours",

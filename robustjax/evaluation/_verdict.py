@@ -4,7 +4,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from robustjax.evaluation._parameters import MODEL_FREE, inside, threat_block
+from robustjax.evaluation._parameters import (
+    MODEL_FREE,
+    QUERIES,
+    inside,
+    threat_block,
+)
 from robustjax.evaluation.results import AttackResult, Robustness
 from robustjax.types import Threat
 
@@ -18,9 +23,7 @@ NO_ADAPTIVE = (
     "plain classifier that is as it should be; for a defense the number is no more "
     "than an upper bound."
 )
-NO_INDICATORS = (
-    "No failure indicators were measured: nothing here says that the attacks worked."
-)
+NO_INDICATORS = "No failure indicators were measured"
 
 
 def verdict_of(
@@ -86,7 +89,7 @@ def _sentence(
     elif verdict["measured"]:
         said += f"None of {verdict['measured']} failure indicators raised a flag."
     else:
-        said += "No failure indicators were measured."
+        said += f"{NO_INDICATORS}."
     return said
 
 
@@ -98,8 +101,15 @@ def standing(content: Mapping[str, Any]) -> tuple[str, str]:
     if verdict["flags"]:
         return "flagged", f"Flags: {', '.join(verdict['flags'])}."
     if not verdict["measured"]:
-        return "unchecked", NO_INDICATORS
+        return "unchecked", unmeasured(content)
     return "no flags", f"{verdict['measured']} indicators measured, none raised."
+
+
+def unmeasured(content: Mapping[str, Any]) -> str:
+    """What a report without failure indicators says in their place."""
+    if content.get("binarization"):
+        return f"{NO_INDICATORS}; the binarization test was."
+    return f"{NO_INDICATORS}: nothing here says that the attacks worked."
 
 
 def threat_of(
@@ -171,15 +181,14 @@ def adaptive_rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
     They climb another view of the classifier than the one judged: another gradient,
     other draws, losses inside. See `config.attacks`. The model without its transform is
-    no such view: what climbs that ignores the defense. An attack without a view, such
-    as one by queries, meets whatever is judged and knows nothing of it; noises ask no
-    model.
+    no such view: what climbs that ignores the defense. An attack without a view, or by
+    queries, meets whatever it is given and knows nothing of it; noises ask no model.
     """
     return [row["name"] for row in rows if _is_adaptive(row.get("parameters") or {})]
 
 
 def _is_adaptive(parameters: Mapping[str, Any]) -> bool:
-    if _asks_no_model(parameters):
+    if _climbs_nothing(parameters):
         return False
     hooks = ("perturb_templates", "information", "pairing", "adaptive")
     view = parameters.get("view")
@@ -188,11 +197,11 @@ def _is_adaptive(parameters: Mapping[str, Any]) -> bool:
     return bool(view) or any(parameters.get(hook) for hook in hooks)
 
 
-def _asks_no_model(parameters: Mapping[str, Any]) -> bool:
+def _climbs_nothing(parameters: Mapping[str, Any]) -> bool:
     parts = inside(parameters, "attack", "start", "attacks")
     if parts:
-        return all(map(_asks_no_model, parts))
-    return parameters.get("name") in MODEL_FREE
+        return all(map(_climbs_nothing, parts))
+    return parameters.get("name") in (*MODEL_FREE, *QUERIES)
 
 
 def threat_in_words(threat: Mapping[str, Any] | None) -> str:

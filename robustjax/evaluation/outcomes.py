@@ -77,8 +77,9 @@ def distinct(names: Sequence[str]) -> list[str]:
 def save_outcomes(directory: Path, result: Robustness) -> Path:
     """Writes `outcomes.npz`, whole or not at all, and returns its path.
 
-    The file holds `index`, `labels`, `clean`, `worst_case`, `draws`, `names` and
-    `counts` of A attacks and their arrays `attack_0` to `attack_{A - 1}`.
+    The file holds `index`, `labels`, `clean`, `worst_case`, `draws`, `images` (a digest
+    of them), `names` and `counts` of A attacks and their arrays `attack_0` to
+    `attack_{A - 1}`.
 
     Args:
       directory: Created if needed.

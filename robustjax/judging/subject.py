@@ -17,6 +17,7 @@ from robustjax.types import Key, LogitsFn, Threat, is_transductive
 LOOKED_AT = 64  # images of curves
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)  # of eps
 STEPS = (1, 2, 5, 10, 20, 50)
+MEASURED = 128  # images of indicators and of the curve over restarts
 SURFACES, NOISE, RESTARTS = 2, 10_000, 5
 
 
@@ -26,8 +27,9 @@ class Wanted:
 
     Attributes:
       indicators: Whether failure indicators are measured.
-      pictures: Whether curves over radii and steps and loss surfaces are measured, on
-        the first 64 images, where nothing more was asked for.
+      pictures: Whether curves over radii and steps (on the first 64 images, or a whole
+        batch of a transductive classifier) and over restarts (on up to 128, spread over
+        the set) and the loss around 2 images are measured, where no more was asked for.
       binarization: Images of the binarization test; 0 leaves it out.
     """
 
@@ -139,13 +141,15 @@ def seconds_of(wanted: Wanted, subject: Subject, expected: Estimate) -> float:
       subject: The classifier.
       expected: Of its attacks.
     """
-    images = min(LOOKED_AT, subject.num_examples or len(subject.dataset))
+    total = subject.num_examples or len(subject.dataset)
+    images, shown = min(MEASURED, total), min(LOOKED_AT, total)
     steps, passes, programs = 3 * subject.num_steps, 0.0, 0
     if wanted.indicators:
         passes += images * (16 * steps + 300) + NOISE * min(16, images)
         programs += 12
     if wanted.pictures and subject.has_radius:
-        passes += images * ((len(SHARES) + RESTARTS) * steps + 4 * 3 * STEPS[-1])
+        passes += shown * (len(SHARES) * steps + 4 * 3 * STEPS[-1])
+        passes += images * RESTARTS * steps
         programs += 4
     passes += wanted.binarization * (4000 + steps)
     return passes * expected.per_pass + programs * expected.compiling

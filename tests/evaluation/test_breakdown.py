@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,7 @@ from robustjax.evaluation._breakdown import (
     paths,
     waterfall,
 )
+from robustjax.evaluation._parameters import MODEL_FREE, QUERIES
 from robustjax.evaluation._style import short
 from robustjax.evaluation._verdict import adaptive_rows, threat_in_words
 from robustjax.evaluation.results import AttackResult, Robustness
@@ -270,6 +273,7 @@ def test_attacks_that_ignore_the_defense_are_not_adaptive():
         row("bare", pgd | {"view": bare}),
         row("bare, restarted", {"name": "restarts", "attack": pgd, "view": bare}),
         row("queries", {"name": "square"}),  # of the defended model, which it ignores
+        row("queries of draws", {"name": "square", "view": {"samples": 10}}),
         row("signs", {"name": "sign_noise", "view": through}),
         row(
             "noises", {"name": "restarts", "attack": {"name": "grey"}, "view": {"a": 1}}
@@ -281,6 +285,13 @@ def test_attacks_that_ignore_the_defense_are_not_adaptive():
         row("another head", pgd | {"view": bare | {"name": "linear"}}),
     ]
     assert adaptive_rows(rows) == ["end to end", "another head"]
+
+
+def test_queries_are_the_attacks_of_the_table_that_make_no_gradients():
+    table = Path(__file__).parents[2] / "docs" / "attacks.md"
+    passes = r"^\| `(\w+)`(?:[^|]*\|){3} (?:about )?[\d,]+ / 0(?: \([^|]*)? \|"
+    found = re.findall(passes, table.read_text(), re.MULTILINE)
+    assert sorted(QUERIES) == sorted(set(found) - set(MODEL_FREE))
 
 
 # --- what is made ready for a report ------------------------------------------------

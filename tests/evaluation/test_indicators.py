@@ -330,6 +330,10 @@ def test_draws_without_expectation():
     row = lambda source: NamedAttack("PGD", attacks.pgd(LINF, **WALK), source=source)
     _, found = run(judge, rows=[row(one)], source=one, only=("random",))
     assert found["random"].flagged
+    for average in ("logits", "probabilities"):
+        mean = expectation(noisy, jax.random.key(3), 4, average=average)
+        _, found = run(judge, rows=[row(mean)], source=mean, only=("random",))
+        assert found["random"].value == 0.0
     _, found = run(judge, rows=[row(many)], source=many)
     assert not raised(found)
     for name in ("noise", "silent_success", "precision", "incomplete_optimisation"):

@@ -208,7 +208,12 @@ def test_what_was_not_looked_at_is_said(result):
         report_markdown(content, pictures),
     ):
         assert "No adaptive attack ran" in text
-        assert "No failure indicators were measured" in text
+        assert "measured: nothing here says that the attacks worked." in text
+    planted = dict(num_images=64, num_separable=60, detail="30 of 60", flagged=False)
+    content, pictures = compose(summarise(plain), context={}, binarization=planted)
+    text = report_markdown(content, pictures)
+    assert "measured; the binarization test was." in text
+    assert "nothing here says" not in text
     alone = dataclasses.replace(result, attacks=())
     content, pictures = compose(summarise(alone), context={})
     assert content["verdict"]["attack"] is None
