@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax.attacks import broken
+from robustjax.attacks.adaptive import num_averaged
 from robustjax.types import Array, LogitsFn
 
 
@@ -60,6 +61,11 @@ def num_draws(logits_fn: LogitsFn, x: Array) -> int:
     """S of a random classifier, whose logits are [S, B, K]; else 1."""
     shape = jax.eval_shape(logits_fn, x).shape
     return shape[0] if len(shape) == 3 else 1
+
+
+def num_climbed(logits_fn: LogitsFn, x: Array) -> int:
+    """How many draws an attack on a classifier climbs at once, averages included."""
+    return max(num_draws(logits_fn, x), num_averaged(logits_fn))
 
 
 def worst_so_far(correct: np.ndarray, seen: np.ndarray, draws: int = 1) -> np.ndarray:

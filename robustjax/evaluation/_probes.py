@@ -11,11 +11,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from robustjax import _checks, threats
-from robustjax.attacks.adaptive import num_averaged
 from robustjax.data import Dataset, as_float
 from robustjax.evaluation import _climbs
 from robustjax.evaluation._batching import block_size, rows_of
 from robustjax.evaluation._climbs import Path
+from robustjax.evaluation._judging import num_climbed, num_draws
 from robustjax.evaluation._precision import in_bfloat16
 from robustjax.training import sharding
 from robustjax.types import Array, Key, LogitsFn, Threat, is_transductive
@@ -289,13 +289,8 @@ def verdicts(of: Subject, x_adv: np.ndarray) -> dict[str, np.ndarray]:
 
 def has_draws(of: Subject) -> tuple[int, int]:
     """How many draws judge, and how many are climbed; 1 without any."""
-    one = jax.ShapeDtypeStruct((1, *of.x.shape[1:]), jnp.float32)
-
-    def count(fun: LogitsFn) -> int:
-        shape = jax.eval_shape(fun, one).shape
-        return shape[0] if len(shape) == 3 else num_averaged(fun)
-
-    return count(of.judge), count(of.climbed)
+    one = jnp.asarray(of.x[:1])
+    return num_draws(of.judge, one), num_climbed(of.climbed, one)
 
 
 def can_be_queried(of: Subject) -> bool:
