@@ -4,6 +4,7 @@ from robustjax.evaluation._access_section import (
     surrogate_accuracies as surrogate_accuracies,
 )
 from robustjax.evaluation._compared import GIVEN as GIVEN
+from robustjax.evaluation._programs import multiply_adds as multiply_adds
 from robustjax.evaluation._verdict import beyond as beyond
 from robustjax.evaluation._verdict import short_of as short_of
 from robustjax.evaluation._verdict import strays as strays
@@ -85,7 +86,6 @@ from robustjax.evaluation.statistics import wilson_interval as wilson_interval
 from robustjax.evaluation.steps import step_curves as step_curves
 from robustjax.evaluation.test_time import inference_cost as inference_cost
 from robustjax.evaluation.test_time import judge_test_time as judge_test_time
-from robustjax.evaluation.test_time import multiply_adds as multiply_adds
 from robustjax.evaluation.test_time import summarise_test_time as summarise_test_time
 from robustjax.evaluation.true_label import benign_twin_share as benign_twin_share
 from robustjax.evaluation.true_label import oracle_share as oracle_share

@@ -4,9 +4,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from robustjax.types import Array, LogitsFn, as_pytree
 
 # Small convolutions in loops are rewritten to elementwise products.
 _PRODUCTS = ("dot_general", "conv_general_dilated", "mul")
@@ -27,6 +30,20 @@ def products(jaxpr: Any, times: float = 1.0) -> Iterator[tuple[Any, float]]:
             inside = [max(inside, key=total)]
         for one in inside:
             yield from products(one, times_inside)
+
+
+def multiply_adds(logits_fn: LogitsFn, x: Array) -> float:
+    """Multiplications of numbers in a forward pass, counted in its program.
+
+    Of matrix products, of convolutions, and element by element, which is what small
+    convolutions in loops are rewritten to.
+
+    Example:
+      >>> multiply_adds(lambda z: z @ jnp.ones((8, 2)), jnp.ones((4, 8)))
+      64.0
+    """
+    jaxpr = jax.make_jaxpr(lambda fun, z: fun(z))(as_pytree(logits_fn), x).jaxpr
+    return total(jaxpr)
 
 
 def total(jaxpr: Any) -> float:

@@ -19,7 +19,7 @@ from robustjax._checks import InputError
 from robustjax.attacks import Stage, StagedAttack
 from robustjax.data import Dataset, as_float
 from robustjax.evaluation._batching import batches_of
-from robustjax.evaluation._programs import multiplications, products, total
+from robustjax.evaluation._programs import multiplications, multiply_adds, products
 from robustjax.evaluation.results import NamedAttack
 from robustjax.types import Attack, LogitsFn, as_pytree
 
@@ -200,13 +200,15 @@ def estimate(
     rows = min(len(x), count)
     compiling, *seconds = (_seconds(_forward, predict, x) for _ in range(4))
     per_image = float(np.median(seconds)) / rows
-    work = _work(predict, x)
+    work = multiply_adds(predict, x) / len(x)
     per_product = min(per_image / work, _SLOWEST) if work else _SLOWEST
     starting = _COMPILATIONS * compiling
     spent, found = [], []
     for named in attacks:
         passes, beside = _counted(named, x.shape[1:], dataset.num_classes, len(x))
-        climbed = work if named.source is None else _work(as_pytree(named.source), x)
+        climbed = work
+        if named.source is not None:
+            climbed = multiply_adds(named.source, x) / len(x)
         price = per_image if climbed in (0.0, work) else climbed * per_product
         asked = passes.cost * price + beside * per_product
         judged = (1 + len(named.judges)) * per_image
@@ -226,8 +228,3 @@ def _seconds(fun: Any, *given: Any) -> float:
     start = time.perf_counter()
     jax.block_until_ready(fun(*given))
     return time.perf_counter() - start
-
-
-def _work(predict: LogitsFn, x: jax.Array) -> float:
-    """Multiplications of a forward pass per image."""
-    return total(jax.make_jaxpr(predict)(x).jaxpr) / len(x)

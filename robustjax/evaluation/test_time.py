@@ -22,7 +22,7 @@ from robustjax import _checks
 from robustjax._checks import InputError
 from robustjax.data import Dataset, as_float
 from robustjax.evaluation._judging import num_draws
-from robustjax.evaluation._programs import total
+from robustjax.evaluation._programs import multiply_adds
 from robustjax.evaluation.defended import right_on_points
 from robustjax.evaluation.results import NamedAttack, Robustness, wilson_interval
 from robustjax.evaluation.robustness import evaluate
@@ -262,20 +262,6 @@ def inference_cost(
         multiply_adds=dict(base=work[0], defended=work[1]),
         work_ratio=work[1] / work[0] if work[0] else None,
     )
-
-
-def multiply_adds(logits_fn: LogitsFn, x: Array) -> float:
-    """Multiplications of numbers in a forward pass, counted in its program.
-
-    Of matrix products, of convolutions, and element by element, which is what small
-    convolutions in loops are rewritten to.
-
-    Example:
-      >>> multiply_adds(lambda z: z @ jnp.ones((8, 2)), jnp.ones((4, 8)))
-      64.0
-    """
-    jaxpr = jax.make_jaxpr(lambda fun, z: fun(z))(as_pytree(logits_fn), x).jaxpr
-    return total(jaxpr)
 
 
 @jax.jit
